@@ -1,0 +1,82 @@
+"""Files that are there complete or not at all."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A free hidden name in the same folder, so that the final rename stays on one file system."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def remove_abandoned(folder: Path, older_than: float) -> None:
+    """Remove what a killed process left of `folder_atomically` in `folder`, untouched for `older_than` seconds."""
+    for left in folder.glob(".*.tmp"):
+        with suppress(OSError):  # another process may be removing it too
+            if time.time() - left.stat().st_mtime > older_than:
+                shutil.rmtree(left)
+
+
+def write_error(path: Path, error: OSError) -> InputError:
+    """The user's version of a failed write: read-only folder, full disk, a file where a folder is needed."""
+    return InputError(
+        f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to, with free space"
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, replacing what was there; on failure nothing is changed or left behind.
+
+    Raises:
+      InputError: the folder is read-only or full.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):  # the clean-up must not hide the error that made it necessary
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends without an error.
+
+    If another process finished the same folder meanwhile, its version stays. After an error, an
+    interruption included, nothing is left behind.
+
+    Raises:
+      InputError: the parent is read-only or full, also for an OSError raised inside the block.
+    """
+    temporary = _temporary_beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not folder.exists():
+            _rename_unless_taken(temporary, folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_unless_taken(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.replace(folder)
+    except OSError:
+        if not folder.is_dir():  # renaming onto a folder that is not empty fails: someone else was first
+            raise

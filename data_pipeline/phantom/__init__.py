@@ -1,0 +1,10 @@
+"""The embedded data set: gliomas grown in the ICBM152 brain, written as BraTS 2021 folders.
+
+    python -m data_pipeline.phantom OUT --cases 40 --seed 0
+
+A phantom trains and tests the software without a download. Scores on phantoms say nothing about patients.
+"""
+
+from data_pipeline.phantom.write import RECIPE, make_phantoms, phantom_folder
+
+__all__ = ["RECIPE", "make_phantoms", "phantom_folder"]

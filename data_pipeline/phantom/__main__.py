@@ -1,0 +1,47 @@
+"""`python -m data_pipeline.phantom`: write phantoms, or measure how like patients they are."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from data_pipeline.phantom.audit import audit_folder, format_audit
+from data_pipeline.phantom.write import finished_cases, make_phantoms
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.phantom",
+        description="Write a data set of brain-tumour phantoms: gliomas grown in the ICBM152 brain, as BraTS 2021 "
+        "folders of NIfTI. Finished cases are kept, so a stopped run continues and a larger set adds cases.",
+    )
+    parser.add_argument("out", type=Path, help="folder to write to (or to audit)")
+    parser.add_argument("--cases", type=int, default=40, help="how many phantoms (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the data set (default: %(default)s)")
+    parser.add_argument("--spacing", type=float, default=2.0, help="voxel edge in mm (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="write nothing; print how well single voxels of the BraTS 2021 cases in OUT tell tumour from brain",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status, 2 for a problem of the user's."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.audit:
+            print(format_audit(audit_folder(options.out)))
+        else:
+            make_phantoms(options.out, options.cases, options.seed, options.spacing, options.workers)
+            print(f"{len(finished_cases(options.out))} phantoms in {options.out}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

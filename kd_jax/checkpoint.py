@@ -1,0 +1,203 @@
+"""Checkpoints of a run; the only importer of Orbax.
+
+`RUN/checkpoints/latest/STEP` and `RUN/checkpoints/best/STEP` each hold the items student, teacher,
+optimiser, position and config (and projectors, where the run has them), so that evaluation restores one
+network alone. Saves are asynchronous and atomic: a folder that was not completed is not a checkpoint.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding, SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+from pydantic import TypeAdapter, ValidationError
+
+from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.errors import InputError
+from kd_jax.config import Config, NetworkConfig
+from kd_jax.distill import Params, build_network
+from kd_jax.models.unet import UNet
+from kd_jax.parallel import globally_replicated, replicated
+from kd_jax.step import NetworkState, TrainState
+
+NetworkName = Literal["student", "teacher"]
+Which = Literal["best", "latest"]
+Position = dict[str, Any]
+"""Where a run stands besides its arrays: JSON values, with the key "step"."""
+
+_JSON_ITEMS = "position", "config"
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run; use as a context manager, so that the last save completes."""
+
+    def __init__(self, run: Path) -> None:
+        keep_one = ocp.training.preservation_policies.LatestN(1)
+        self._writers = {
+            which: ocp.training.Checkpointer(
+                _folder(run, which), context=_context(), preservation_policy=keep_one, cleanup_tmp_directories=True
+            )
+            for which in ("latest", "best")
+        }
+
+    def save(self, which: Which, state: TrainState, position: Position, config: Config) -> None:
+        """Starts a save at `position["step"]`; waits only for the previous one of the same kind."""
+        writer = self._writers[which]
+        writer.wait()
+        # A copy, for the next step reuses the state's buffers while this save is still reading.
+        items = _items(globally_replicated(jax.tree.map(jnp.copy, state)))
+        items |= {"position": position, "config": TypeAdapter(Config).dump_python(config, mode="json")}
+        with _quiet():
+            writer.save_checkpointables_async(position["step"], items, force=True, overwrite=True)
+
+    def wait(self) -> None:
+        """Returns when every started save is complete."""
+        for writer in self._writers.values():
+            writer.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One network of a run, ready to apply: `module.apply({"params": params}, image)`."""
+
+    config: Config
+    network: NetworkName
+    module: UNet
+    params: Params
+    step: int
+
+    @property
+    def settings(self) -> NetworkConfig:
+        """The configuration of this network."""
+        return self.config.student if self.network == "student" else self.config.teacher
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the network sees, in channel order."""
+        return tuple(MODALITIES[i] for i in self.settings.channels)
+
+
+def restore_network(run: Path, network: NetworkName, which: Which = "best") -> Restored:
+    """Restores one network of a run, on one device, and reads nothing of the other.
+
+    Raises:
+      InputError: `run` is no run folder, has no such checkpoint, or the checkpoint is damaged.
+    """
+    items = _load(run, which, dict.fromkeys(_JSON_ITEMS))
+    try:
+        config = TypeAdapter(Config).validate_python(items["config"])
+    except ValidationError as error:
+        raise InputError(
+            f"{_folder(run, which)}: its configuration does not fit this version of kd_jax "
+            f"({error.error_count()} problems, first: {error.errors()[0]['loc']}); use the version that trained it"
+        ) from error
+    settings = config.student if network == "student" else config.teacher
+    module = build_network(settings, config.train)
+    image = jax.ShapeDtypeStruct((1, *config.data.patch, len(settings.channels)), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    target = _with_sharding(shapes, SingleDeviceSharding(jax.local_devices()[0]))
+    params = _load(run, which, {network: target})[network]
+    return Restored(config, network, module, params, items["position"]["step"])
+
+
+def restore_state(run: Path, like: TrainState, which: Which = "latest") -> tuple[TrainState, Position]:
+    """Restores the whole state of a run onto this host's devices, however many wrote it.
+
+    Args:
+      run: the run folder.
+      like: a state of the run's configuration, e.g. its initial one; only shapes are used.
+      which: best or latest.
+
+    Raises:
+      InputError: there is no such checkpoint, or it does not fit the configuration.
+    """
+    target = _with_sharding(jax.eval_shape(lambda: _items(like)), replicated())
+    items = _load(run, which, {**target, "position": None})
+    teacher, student = {"network": items["teacher"]}, {"network": items["student"]}
+    if "projectors" in items:
+        student["projectors"] = items["projectors"]
+    optimiser = items["optimiser"]
+    state = TrainState(
+        optimiser["step"],
+        NetworkState(teacher, optimiser["teacher"]),
+        NetworkState(student, optimiser["student"]),
+    )
+    return state, items["position"]
+
+
+def has_checkpoint(run: Path, which: Which) -> bool:
+    """Whether a completed checkpoint is there."""
+    return _latest_step(_folder(run, which)) is not None
+
+
+def _folder(run: Path, which: Which) -> Path:
+    return (run / "checkpoints" / which).resolve()
+
+
+def _latest_step(folder: Path) -> int | None:
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(p)]
+    return max(steps, default=None)
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    items = {
+        "teacher": state.teacher.params["network"],
+        "student": state.student.params["network"],
+        "optimiser": {"step": state.step, "teacher": state.teacher.optimiser, "student": state.student.optimiser},
+    }
+    if "projectors" in state.student.params:
+        items["projectors"] = state.student.params["projectors"]
+    return items
+
+
+def _with_sharding(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _context() -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    for name in _JSON_ITEMS:
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+    return ocp.Context(checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry))
+
+
+def _quiet() -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def _load(run: Path, which: Which, target: Mapping[str, Any]) -> dict[str, Any]:
+    folder = _folder(run, which)
+    step = _latest_step(folder)
+    if step is None:
+        raise InputError(_missing(run, which))
+    try:
+        with _context(), _quiet():
+            return ocp.load_checkpointables(folder / str(step), dict(target))
+    except Exception as error:  # Orbax raises many kinds, down to those of its storage library.
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{folder / str(step)}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or was "
+            "made with another configuration: try --checkpoint best or latest, or train again"
+        ) from error
+
+
+def _missing(run: Path, which: Which) -> str:
+    if not run.exists():
+        return f"{run}: no such run folder; give the folder that `python -m kd_jax.train` printed"
+    if not (run / "checkpoints").is_dir():
+        return f"{run}: not a run folder (no checkpoints/ in it); give the folder that `python -m kd_jax.train` printed"
+    other = "latest" if which == "best" else "best"
+    hint = f"--checkpoint {other} is there" if has_checkpoint(run, other) else "train it first"
+    return f"{run}: has no {which} checkpoint; {hint}"

@@ -1,0 +1,238 @@
+"""Everything a run depends on, as frozen dataclasses that refuse unknown keys and impossible values.
+
+One table per part of the run; `kd_jax.settings` reads them from TOML and the command line.
+The defaults train a small pair on the embedded phantom on a CPU; `experiments/configs/paper.toml`
+holds the published setting.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from data_pipeline.augment import Augmentation
+from data_pipeline.conventions import MODALITIES, Modality
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """Which cases, at which spacing, in which patches."""
+
+    root: Annotated[Path | None, Field(description="folder of cases; none trains on the embedded phantom")] = None
+    label_map: Annotated[
+        str | None, Field(description="meaning of label values where file names do not tell, e.g. 1=NCR,2=ED,4=ET")
+    ] = None
+    ignore_affine: Annotated[bool, Field(description="accept modalities whose affines differ")] = False
+    skip_bad: Annotated[bool, Field(description="leave out cases with problems instead of stopping")] = False
+    phantom_cases: Annotated[PositiveInt, Field(description="size of the embedded data set")] = 40
+    phantom_seed: Annotated[int, Field(ge=0, description="seed of the embedded data set")] = 0
+    spacing: Annotated[
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
+    ] = (2.0, 2.0, 2.0)
+    patch: Annotated[Triple, Field(description="patch size in voxels")] = (64, 64, 64)
+    folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
+    fold: Annotated[
+        Annotated[int, Field(ge=0)] | Literal["all"],
+        Field(description="fold held out for validation; all trains and validates on every case"),
+    ] = 0
+    foreground: Annotated[Probability, Field(description="share of a batch centred on tumour (nnU-Net: 0.33)")] = 0.33
+    workers: Annotated[int, Field(ge=0, description="worker processes; 0 loads in threads")] = 0
+    cache: Annotated[
+        Path | None, Field(description="folder for phantoms and prepared cases; none is the user's cache folder")
+    ] = None
+    augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold != "all" and self.fold >= self.folds:
+            raise ValueError(f"data.fold is {self.fold}; allowed: 0 to {self.folds - 1} (data.folds - 1), or all")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NetworkConfig:
+    """A 3-D U-Net as nnU-Net's plain one, by stage."""
+
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = MODALITIES
+    features: Annotated[tuple[PositiveInt, ...], Field(min_length=2, description="channels of each stage")] = (
+        16,
+        32,
+        64,
+        128,
+    )
+    kernels: Annotated[
+        tuple[Triple, ...] | None, Field(description="kernel size of each stage; none is 3 3 3 everywhere")
+    ] = None
+    strides: Annotated[
+        tuple[Triple, ...] | None,
+        Field(description="stride into each stage; none is 1 1 1 for the first and 2 2 2 for the others"),
+    ] = None
+    convs_encoder: Annotated[PositiveInt, Field(description="convolutions per encoder stage")] = 2
+    convs_decoder: Annotated[PositiveInt, Field(description="convolutions per decoder stage")] = 2
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} name one twice")
+        for name in ("kernels", "strides"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.features):
+                raise ValueError(f"{name} has {len(value)} stages, features has {len(self.features)}: give one each")
+        for kernel in self.kernels or ():
+            if any(k % 2 == 0 for k in kernel):
+                raise ValueError(f"kernels hold {kernel}: sizes must be odd, so that a stage keeps its shape")
+        return self
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Indices of the modalities in `conventions.MODALITIES`, in that order."""
+        return tuple(i for i, name in enumerate(MODALITIES) if name in self.modalities)
+
+    @property
+    def stage_kernels(self) -> tuple[Triple, ...]:
+        """Kernel size per stage, defaults filled in."""
+        return self.kernels or ((3, 3, 3),) * len(self.features)
+
+    @property
+    def stage_strides(self) -> tuple[Triple, ...]:
+        """Stride into each stage, defaults filled in."""
+        return self.strides or ((1, 1, 1), *((2, 2, 2),) * (len(self.features) - 1))
+
+    @property
+    def total_stride(self) -> Triple:
+        """Voxels of the input per voxel of the bottleneck, per axis."""
+        x, y, z = (math.prod(s[axis] for s in self.stage_strides) for axis in range(3))
+        return x, y, z
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TeacherConfig(NetworkConfig):
+    """The network that sees every modality."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class StudentConfig(NetworkConfig):
+    """The network that sees what the clinic has."""
+
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = (
+        "flair",
+        "t1ce",
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LossConfig:
+    """Deep-supervised segmentation loss of both networks."""
+
+    segmentation: Annotated[
+        Literal["ce", "dice_ce"], Field(description="ce is the paper's cross-entropy, dice_ce is nnU-Net's sum")
+    ] = "ce"
+    deep_supervision: Annotated[bool, Field(description="supervise every decoder level but the coarsest")] = True
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DistillationConfig:
+    """The Barlow Twins term between the bottlenecks; each choice the paper leaves open is a setting."""
+
+    weight: Annotated[
+        float, Field(ge=0, description="weight of the term; 0 is the control: the same student without distillation")
+    ] = 0.1
+    off_diagonal: Annotated[float, Field(ge=0, description="lambda of Barlow Twins (Zbontar et al.: 0.0051)")] = 0.0051
+    samples: Annotated[
+        Literal["voxels", "cases"],
+        Field(description="voxels: every bottleneck voxel is a sample; cases: one pooled vector per case"),
+    ] = "voxels"
+    normalise: Annotated[
+        Literal["features", "none"], Field(description="features: divide the term by the number of features")
+    ] = "features"
+    projector: Annotated[
+        tuple[PositiveInt, ...], Field(description="widths of the projector's layers; empty is none, as in the default")
+    ] = ()
+    stop_gradient: Annotated[bool, Field(description="the term does not move the teacher")] = True
+    update: Annotated[
+        Literal["joint", "alternating"],
+        Field(description="joint: both networks at once; alternating: the teacher first, then the student against it"),
+    ] = "joint"
+
+    @model_validator(mode="after")
+    def _alternating_stops(self) -> Self:
+        if self.update == "alternating" and not self.stop_gradient:
+            raise ValueError("update = alternating holds the teacher still: allowed only with stop_gradient = true")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OptimiserConfig:
+    """nnU-Net's SGD and schedule; one optimiser state per network."""
+
+    learning_rate: Annotated[PositiveFloat, Field(description="at the first step")] = 1e-2
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Nesterov momentum")] = 0.99
+    weight_decay: Annotated[float, Field(ge=0, description="on all parameters")] = 3e-5
+    clip_norm: Annotated[PositiveFloat, Field(description="gradient norm each network is clipped at")] = 12.0
+    power: Annotated[PositiveFloat, Field(description="of the polynomial decay per epoch")] = 0.9
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """How long, how large, in which precision."""
+
+    epochs: Annotated[PositiveInt, Field(description="number of epochs")] = 10
+    iterations: Annotated[PositiveInt, Field(description="training steps per epoch (nnU-Net: 250)")] = 50
+    validation_iterations: Annotated[PositiveInt, Field(description="validation batches per epoch (nnU-Net: 50)")] = 8
+    batch: Annotated[PositiveInt, Field(description="patches per step over all devices and hosts")] = 2
+    precision: Annotated[
+        Literal["float32", "bfloat16"], Field(description="of activations; parameters stay float32")
+    ] = "float32"
+    remat: Annotated[bool, Field(description="recompute blocks in the backward pass: less memory, more time")] = False
+    save_every: Annotated[PositiveInt, Field(description="epochs between checkpoints")] = 1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    """One run."""
+
+    seed: Annotated[int, Field(ge=0, description="of initialisation, shuffling and augmentation")] = 0
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name, network in (("teacher", self.teacher), ("student", self.student)):
+            stride = network.total_stride
+            if any(size % s or size // s < 2 for size, s in zip(self.data.patch, stride, strict=True)):
+                raise ValueError(
+                    f"data.patch {self.data.patch} does not fit the {name}: each size must be a multiple, "
+                    f"at least 2 x, of its total stride {stride}"
+                )
+        self._bottlenecks_agree()
+        return self
+
+    def _bottlenecks_agree(self) -> None:
+        if self.distillation.weight == 0:
+            return
+        teacher, student = self.teacher, self.student
+        if self.distillation.samples == "voxels" and teacher.total_stride != student.total_stride:
+            raise ValueError(
+                f"teacher and student bottlenecks differ in shape (strides {teacher.total_stride} and "
+                f"{student.total_stride}): with distillation.samples = voxels they must agree; change the strides, "
+                "or use samples = cases"
+            )
+        if teacher.features[-1] != student.features[-1] and not self.distillation.projector:
+            raise ValueError(
+                f"teacher and student bottlenecks have {teacher.features[-1]} and {student.features[-1]} features: "
+                "give distillation.projector, or the same last number of features"
+            )

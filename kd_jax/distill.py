@@ -1,0 +1,182 @@
+"""The joint objective: which network sees what, what pulls on what.
+
+Choi et al. 2023: teacher and student are trained in the same iteration, each with its deep-supervised
+segmentation loss, and a Barlow Twins loss between their latents.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+from data_pipeline.conventions import CLASSES, MODALITIES
+from kd_jax.config import Config, LossConfig, NetworkConfig, TrainConfig
+from kd_jax.losses import barlow_twins, cross_entropy, deep_supervision_weights, labels_at, soft_dice_loss
+from kd_jax.models.projector import Projector
+from kd_jax.models.unet import UNet
+
+Params = Mapping[str, Any]
+Measurements = dict[str, Float[Array, ""]]
+
+
+class Networks(NamedTuple):
+    """The modules of a run; `projector` holds one per network, or None."""
+
+    teacher: UNet
+    student: UNet
+    projectors: tuple[Projector, Projector] | None
+
+
+class Seen(NamedTuple):
+    """What a network made of a batch."""
+
+    loss: Float[Array, ""]
+    bottleneck: Float[Array, "n p q r f"]
+    measurements: Measurements
+
+
+def build_network(config: NetworkConfig, train: TrainConfig) -> UNet:
+    """The module of one network of a run."""
+    return UNet(config, classes=len(CLASSES), dtype=jnp.dtype(train.precision), remat=train.remat)
+
+
+def build_networks(config: Config, axis_name: str | None) -> Networks:
+    """Teacher, student and projectors of a run whose step names its device axis `axis_name`."""
+    projectors = None
+    if config.distillation.weight > 0 and config.distillation.projector:
+        widths = config.distillation.projector
+        projectors = Projector(widths, axis_name), Projector(widths, axis_name)
+    return Networks(
+        build_network(config.teacher, config.train), build_network(config.student, config.train), projectors
+    )
+
+
+def init_params(networks: Networks, config: Config, key: Array) -> tuple[Params, Params]:
+    """Initial parameters: {"network": …} of the teacher; {"network": …, "projectors": …} of the student's side.
+
+    The projectors, when there are any, belong to the distillation and are updated with the student.
+    """
+    keys = jax.random.split(key, 4)
+    patch = config.data.patch
+    teacher = networks.teacher.init(keys[0], jnp.zeros((1, *patch, len(config.teacher.channels))))["params"]
+    student = networks.student.init(keys[1], jnp.zeros((1, *patch, len(config.student.channels))))["params"]
+    student_side = {"network": student}
+    if networks.projectors is not None:
+        sizes = config.teacher.features[-1], config.student.features[-1]
+        student_side["projectors"] = {
+            name: module.clone(axis_name=None).init(k, jnp.zeros((2, size)))["params"]
+            for name, module, k, size in zip(("teacher", "student"), networks.projectors, keys[2:], sizes, strict=True)
+        }
+    return {"network": teacher}, student_side
+
+
+def segment(
+    module: UNet,
+    params: Params,
+    config: NetworkConfig,
+    loss: LossConfig,
+    image: Float[Array, "n d h w c"],
+    labels: Integer[Array, "n d h w"],
+) -> Seen:
+    """Runs one network on the modalities it sees and measures its deep-supervised loss."""
+    logits, bottleneck = module.apply({"params": params["network"]}, select_modalities(image, config))
+    total, measurements = segmentation_loss(logits, labels, loss)
+    return Seen(total, bottleneck, measurements)
+
+
+def select_modalities(image: Float[Array, "*n c"], config: NetworkConfig) -> Float[Array, "*n m"]:
+    """The channels a network sees, by its modalities' names."""
+    if len(config.channels) == len(MODALITIES):
+        return image
+    return jnp.take(image, np.array(config.channels), axis=-1)
+
+
+def segmentation_loss(
+    logits: list[Float[Array, "n _d _h _w k"]], labels: Integer[Array, "n d h w"], config: LossConfig
+) -> tuple[Float[Array, ""], Measurements]:
+    """Weighted sum over decoder levels, finest first, and its terms."""
+    levels = logits if config.deep_supervision else logits[:1]
+    weights = deep_supervision_weights(len(levels))
+    terms = {"ce": cross_entropy, "dice": soft_dice_loss}
+    used = {name: terms[name] for name in config.segmentation.split("_")}
+    measurements = {name: jnp.zeros(()) for name in used}
+    for weight, level in zip(weights, levels, strict=True):
+        if weight > 0:
+            truth = labels_at(labels, level.shape[1:4])
+            for name, term in used.items():
+                measurements[name] += weight * term(level, truth)
+    total = sum(measurements.values(), jnp.zeros(()))
+    return total, {**measurements, "loss": total}
+
+
+def distillation_loss(
+    networks: Networks,
+    student_params: Params,
+    config: Config,
+    teacher_bottleneck: Float[Array, "n p q r f"],
+    student_bottleneck: Float[Array, "n p q r g"],
+    axis_name: str | None,
+) -> tuple[Float[Array, ""], Measurements]:
+    """The weighted Barlow Twins term and its two parts, before weighting."""
+    settings = config.distillation
+    if settings.weight == 0:
+        return jnp.zeros(()), {}
+    if settings.stop_gradient:
+        teacher_bottleneck = lax.stop_gradient(teacher_bottleneck)
+    latents = [_as_samples(z, settings.samples) for z in (teacher_bottleneck, student_bottleneck)]
+    if networks.projectors is not None:
+        names = "teacher", "student"
+        latents = [
+            module.apply({"params": student_params["projectors"][name]}, z)
+            for name, module, z in zip(names, networks.projectors, latents, strict=True)
+        ]
+    on_diagonal, off_diagonal, correlation = barlow_twins(latents[0], latents[1], axis_name)
+    scale = 1 / latents[0].shape[-1] if settings.normalise == "features" else 1.0
+    loss = scale * (on_diagonal + settings.off_diagonal * off_diagonal)
+    return settings.weight * loss, {
+        "barlow_twins/loss": loss,
+        "barlow_twins/on_diagonal": on_diagonal,
+        "barlow_twins/off_diagonal": off_diagonal,
+        "barlow_twins/correlation": correlation,
+    }
+
+
+def _as_samples(z: Float[Array, "n p q r f"], samples: str) -> Float[Array, "m f"]:
+    z = z.astype(jnp.float32)
+    return z.reshape(-1, z.shape[-1]) if samples == "voxels" else z.mean((1, 2, 3))
+
+
+def named(prefix: str, measurements: Measurements) -> Measurements:
+    """Measurements under a network's name: `student/ce`."""
+    return {f"{prefix}/{name}": value for name, value in measurements.items()}
+
+
+def joint_loss(
+    params: tuple[Params, Params],
+    networks: Networks,
+    config: Config,
+    batch: Mapping[str, Array],
+    axis_name: str | None,
+) -> tuple[Float[Array, ""], Measurements]:
+    """Both segmentation losses and the distillation term of one batch (Choi et al. 2023).
+
+    Args:
+      params: the teacher's and the student's side, as from `init_params`.
+      networks: the modules.
+      config: the run.
+      batch: image [N, D, H, W, 4] float32, label [N, D, H, W] integer classes.
+      axis_name: mapped axis of the devices, or None.
+
+    Returns:
+      The scalar to minimise on this device, and its terms.
+    """
+    image, labels = batch["image"], batch["label"]
+    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, image, labels)
+    student = segment(networks.student, params[1], config.student, config.loss, image, labels)
+    pull, parts = distillation_loss(networks, params[1], config, teacher.bottleneck, student.bottleneck, axis_name)
+    measurements = {**named("teacher", teacher.measurements), **named("student", student.measurements), **parts}
+    return teacher.loss + student.loss + pull, measurements

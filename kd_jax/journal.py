@@ -1,0 +1,124 @@
+"""The record of a run: JSONL log, TensorBoard scalars, the picture after every epoch."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from matplotlib.figure import Figure
+from tensorboardX import SummaryWriter
+
+from data_pipeline.files import write_atomically
+
+LOG_FILE = "log.jsonl"
+PICTURE_FILE = "progress.png"
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records to `RUN/log.jsonl` and TensorBoard and redraws `RUN/progress.png`.
+
+    A record is a JSON object with "kind" ("step" or "epoch") and "step", the number of steps done.
+    """
+
+    def __init__(self, run: Path, step: int, *, write: bool = True) -> None:
+        """Opens the journal of a run that stands at `step`; what was logged after it is dropped.
+
+        With `write` off nothing is recorded: among several hosts one keeps the journal.
+        """
+        self._run, self._writes = run, write
+        self.epochs: list[Record] = []
+        if not write:
+            return
+        kept = [record for record in read_log(run) if record["step"] <= step]
+        self.epochs = [record for record in kept if record["kind"] == "epoch"]
+        content = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(run / LOG_FILE, content.encode())
+        self._log = (run / LOG_FILE).open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def step(self, step: int, measurements: Mapping[str, float]) -> None:
+        """Logs the measurements of one step."""
+        self._write({"kind": "step", "step": step, **measurements})
+
+    def epoch(self, step: int, epoch: int, measurements: Mapping[str, float | None]) -> None:
+        """Logs the means of one epoch and redraws the picture."""
+        if not self._writes:
+            return
+        record = {"kind": "epoch", "step": step, "epoch": epoch, **measurements}
+        self.epochs.append(record)
+        self._write(record)
+        self._board.flush()
+        draw_progress(self.epochs, self._run / PICTURE_FILE)
+
+    def _write(self, record: Record) -> None:
+        if not self._writes:
+            return
+        self._log.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name not in ("kind", "step", "epoch") and value is not None:
+                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writes:
+            self._log.close()
+            self._board.close()
+
+
+def read_log(run: Path) -> list[Record]:
+    """The records of a run; a last line cut off by a crash is left out."""
+    file = run / LOG_FILE
+    if not file.exists():
+        return []
+    records = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def draw_progress(epochs: list[Record], file: Path) -> None:
+    """Draws losses by term, pseudo-Dice, epoch time and learning rate over epochs."""
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    axes = figure.subplots(2, 3)
+    number = [record["epoch"] + 1 for record in epochs]
+
+    def plot(axis: Any, names: Mapping[str, str], title: str, log: bool = False) -> None:
+        for name, style in names.items():
+            values = [float("nan") if record.get(name) is None else record[name] for record in epochs]
+            if any(name in record for record in epochs):
+                axis.plot(number, values, style, marker="o", markersize=3, label=name)
+        axis.set(title=title, xlabel="epoch", yscale="log" if log else "linear")
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+
+    plot(axes[0, 0], _by_network("loss", "ce", "dice"), "segmentation losses", log=True)
+    barlow = {"barlow_twins/on_diagonal": "C2-", "barlow_twins/off_diagonal": "C4-", "barlow_twins/loss": "C5--"}
+    plot(axes[0, 1], barlow, "Barlow Twins terms, before weighting", log=True)
+    plot(axes[0, 2], _by_network("pseudo_dice/WT", "pseudo_dice/TC", "pseudo_dice/ET"), "pseudo-Dice of validation")
+    plot(axes[1, 0], _by_network("pseudo_dice/mean", "pseudo_dice/ema"), "mean pseudo-Dice and its moving average")
+    plot(axes[1, 1], {"seconds": "k-"}, "epoch time (s)")
+    plot(axes[1, 2], {"learning_rate": "k-"}, "learning rate")
+    for axis in (axes[0, 2], axes[1, 0]):
+        axis.set_ylim(0, 1)
+    axes[1, 1].set_ylim(bottom=0)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    write_atomically(file, buffer.getvalue())
+
+
+def _by_network(*names: str) -> dict[str, str]:
+    styles = "-", "--", ":"
+    colours = {"teacher": "C0", "student": "C1"}
+    return {
+        f"{network}/{name}": colour + style
+        for network, colour in colours.items()
+        for name, style in zip(names, styles, strict=False)
+    }

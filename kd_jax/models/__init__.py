@@ -1,0 +1,1 @@
+"""Networks: 3-D operators, the U-Net, the projector."""

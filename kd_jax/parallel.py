@@ -1,0 +1,92 @@
+"""Hosts, devices, placement, and the one wrapper that maps a step over devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data_pipeline.errors import InputError
+
+AXIS = "data"
+"""Name of the device axis; batches are split over it, state is replicated."""
+
+
+def connect_hosts(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins this process to the others of a multi-host run.
+
+    Without arguments the cluster (SLURM, Open MPI, Cloud TPU, Kubernetes) is detected. Must run before
+    anything else touches JAX.
+
+    Raises:
+      InputError: no cluster was found, or the coordinator cannot be reached.
+    """
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed: {str(error).splitlines()[0]} Start under SLURM, Open MPI, Cloud TPU or Kubernetes, "
+            "or give --coordinator HOST:PORT --processes N --process I"
+        ) from error
+
+
+def local_batch(batch: int) -> int:
+    """Patches per device of a global batch.
+
+    Raises:
+      InputError: the batch cannot be divided over all devices.
+    """
+    devices = jax.device_count()
+    if batch % devices:
+        raise InputError(
+            f"train.batch is {batch}, which {devices} devices cannot share evenly: set it to a multiple of {devices} "
+            "(it counts patches over all devices), or show fewer devices to the program (CUDA_VISIBLE_DEVICES)"
+        )
+    return batch // devices
+
+
+def map_over_devices(step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+    """`pmap` of `step(state, batch)`: one compiled program on all devices of all hosts.
+
+    State comes in and goes out replicated, without a device axis; the batch carries the local devices
+    as its leading axis. With `donate` the state passed in is consumed.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0 if donate else ())
+
+
+def replicate(tree: Any) -> Any:
+    """Places every leaf on all local devices."""
+    return jax.device_put(tree, replicated())
+
+
+def replicated() -> NamedSharding:
+    """The placement of state: whole on every local device."""
+    return NamedSharding(_mesh(jax.local_devices()), PartitionSpec())
+
+
+def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Places a batch whose leading axis counts the local devices, one entry on each; returns at once.
+
+    A process among several hands over host arrays: `pmap` itself joins the hosts' shares.
+    """
+    if jax.process_count() > 1:
+        return batch
+    return jax.device_put(batch, NamedSharding(_mesh(jax.local_devices()), PartitionSpec(AXIS)))
+
+
+def globally_replicated(tree: Any) -> Any:
+    """Replicated state as arrays of the whole cluster, which is what Orbax writes from several hosts."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.host_local_array_to_global_array(tree, _mesh(jax.devices()), PartitionSpec())
+
+
+def must_block_every_step() -> bool:
+    """Whether steps must not queue up: collectives of virtual CPU devices can deadlock when they do (jax 0.10)."""
+    return jax.default_backend() == "cpu" and jax.device_count() > 1
+
+
+def _mesh(devices: list[Any]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))

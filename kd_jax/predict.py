@@ -1,0 +1,146 @@
+"""Segment patients: `python -m kd_jax.predict runs/NAME patient/ -o out/`.
+
+NIfTI in, NIfTI out: the label map lies on the original grid of the case, in its orientation and with its affine,
+and is written in the label convention of its source.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from data_pipeline.conventions import CLASSES
+from data_pipeline.errors import InputError
+from data_pipeline.formats import Case, find_cases
+from data_pipeline.nifti import write_label, write_probabilities
+from kd_jax.checkpoint import NetworkName, Which
+from kd_jax.cli import CASES_FAILED, ensure_writable, one_line, run_command
+from kd_jax.metrics import region_volumes_ml
+from kd_jax.report import write_json
+from kd_jax.segment import Segmenter, class_probabilities, load_segmenter, missing_modalities, segment_case
+
+DISCLAIMER = "For research use only. Not a medical device: do not base clinical decisions on these results."
+FAILURES_FILE = "failures.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for every case."""
+
+    output: Path
+    probabilities: bool
+    label_map: str | None
+    ignore_affine: bool
+
+    def label_path(self, case: Case) -> Path:
+        """Where the label map of a case goes."""
+        return self.output / f"{case.id}.nii.gz"
+
+    def probabilities_path(self, case: Case) -> Path:
+        """Where the class probabilities of a case go."""
+        return self.output / f"{case.id}_probabilities.nii.gz"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict as the command line says; returns 1 if a case could not be segmented."""
+    args = _parser().parse_args(arguments)
+    settings = Settings(args.output, args.probabilities, args.label_map, args.ignore_affine)
+    cases = find_cases(args.input, args.label_map)
+    if not args.overwrite:
+        _refuse_existing(cases, settings)
+    segmenter = load_segmenter(args.run, args.network, args.checkpoint, mirror=args.mirror)
+    ensure_writable(settings.output)
+    print(DISCLAIMER)
+    print(f"{segmenter.name} of {args.run}, step {segmenter.step}, uses {', '.join(segmenter.modalities)}")
+    failures = {}
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)
+        try:
+            _predict(segmenter, case, settings)
+        except InputError as error:
+            failures[case.id] = one_line(error)
+            print(f"error: {case.id}: {one_line(error)}", file=sys.stderr, flush=True)
+    return _finish(failures, len(cases), settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_jax.predict",
+        description="Segment brain tumours in NIfTI files. Writes OUT/<case>.nii.gz on the original grid of the case "
+        "in its source's label convention, and prints the volumes of WT, TC and ET.",
+        epilog=DISCLAIMER,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, as kd_jax.train printed it")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case, or of many")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")
+    parser.add_argument("--network", choices=get_args(NetworkName), default="student", help="(default: %(default)s)")
+    parser.add_argument("--checkpoint", choices=get_args(Which), default="best", help="(default: %(default)s)")
+    parser.add_argument("--mirror", action="store_true", help="average over the eight mirrorings: 8 times the work")
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help=f"also write OUT/<case>_probabilities.nii.gz, 4-D, one volume each for {', '.join(CLASSES)}: "
+        "the softmax of the logits resampled to the original grid",
+    )
+    parser.add_argument(
+        "--label-map", metavar="MAP", help='label values to write, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
+    )
+    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    return parser
+
+
+def _refuse_existing(cases: Sequence[Case], settings: Settings) -> None:
+    paths = [settings.label_path(case) for case in cases]
+    if settings.probabilities:
+        paths += [settings.probabilities_path(case) for case in cases]
+    if existing := [path for path in paths if path.exists()]:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise InputError(f"{existing[0]}{more}: already there; choose another --output, or pass --overwrite")
+
+
+def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
+    """One line on what was found in a case and what is made of it."""
+    values = ", ".join(f"{case.convention.from_class[i]} {name}" for i, name in enumerate(CLASSES) if i > 0)
+    why = "--label-map" if settings.label_map else f"file names as in {case.layout}"
+    used = ", ".join(m for m in segmenter.modalities if m in case.images) or "none"
+    return (
+        f"{case.id}: found {', '.join(case.images) or 'no modality'}; used {used}; "
+        f"label values {values} ({case.convention.name}, because of {why})"
+    )
+
+
+def _predict(segmenter: Segmenter, case: Case, settings: Settings) -> None:
+    """Segment one case and write its files; the label map comes last, so it stands for a complete case."""
+    if missing := missing_modalities(case, segmenter.modalities):
+        raise InputError(
+            f"{', '.join(missing)} missing; the {segmenter.name} of this run needs {', '.join(segmenter.modalities)}: "
+            "add the files, or use a run trained without them"
+        )
+    segmentation = segment_case(segmenter, case, ignore_affine=settings.ignore_affine)
+    grid = segmentation.subject.reference
+    for note in segmentation.subject.notes:
+        print(f"  note: {note}")
+    if settings.probabilities:
+        write_probabilities(settings.probabilities_path(case), class_probabilities(segmentation), grid)
+    write_label(settings.label_path(case), segmentation.classes, grid, case.convention)
+    volumes = region_volumes_ml(segmentation.classes, grid.spacing)
+    listed = ", ".join(f"{region} {volume:.1f} ml" for region, volume in volumes.items())
+    print(f"  {listed} -> {settings.label_path(case)}", flush=True)
+
+
+def _finish(failures: dict[str, str], cases: int, settings: Settings) -> int:
+    """Leave `failures.json` if and only if there were failures in this call."""
+    path = settings.output / FAILURES_FILE
+    if not failures:
+        path.unlink(missing_ok=True)
+        return 0
+    write_json(path, failures)
+    print(f"{len(failures)} of {cases} cases failed, see {path}", file=sys.stderr)
+    return CASES_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

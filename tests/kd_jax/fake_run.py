@@ -1,0 +1,54 @@
+"""Run folders with networks of a few parameters, written by the real checkpoint code."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_pipeline.conventions import CLASSES
+from kd_jax.checkpoint import Checkpoints
+from kd_jax.config import Config, DataConfig, StudentConfig, TeacherConfig
+from kd_jax.distill import build_networks
+from kd_jax.step import init_state
+
+STEP = 7
+
+
+def write_run(
+    run: Path,
+    *,
+    student: str | int,
+    teacher: str | int = "background",
+    spacing: float = 1.0,
+    patch: int = 8,
+    modalities: tuple[str, ...] = ("t1ce", "flair"),
+    root: Path | None = None,
+) -> Path:
+    """A run whose networks say one class everywhere (a name), or have random weights (a seed)."""
+    features = (2, 3)
+    config = Config(
+        data=DataConfig(root=root, patch=(patch,) * 3, spacing=(spacing,) * 3),
+        teacher=TeacherConfig(features=features),
+        student=StudentConfig(features=features, modalities=modalities),
+    )
+    shapes = jax.eval_shape(lambda: init_state(build_networks(config, None), config))
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    for side, content in ((state.student, student), (state.teacher, teacher)):
+        side.params["network"] = _params(side.params["network"], content)
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save("best", jax.device_put(state), {"step": STEP}, config)
+    return run
+
+
+def write_split(run: Path, root: Path, train: list[str], validation: list[str]) -> None:
+    split = {"train": train, "validation": validation, "data_root": str(root), "label_map": None}
+    (run / "split.json").write_text(json.dumps(split))
+
+
+def _params(zeros, content):
+    if isinstance(content, int):
+        rng = np.random.default_rng(content)
+        return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), zeros)
+    bias = np.array([name == content for name in CLASSES], np.float32)
+    return {**zeros, "head_0": {**zeros["head_0"], "bias": bias}}

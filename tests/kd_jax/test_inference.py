@@ -1,0 +1,212 @@
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd_jax.inference import (
+    ALL_AXES,
+    gaussian_importance,
+    make_predictor,
+    window_count,
+    window_starts,
+    windows_per_batch,
+)
+
+PATCH = (8, 6, 4)
+
+
+def volume(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def identity(params, x):
+    return x
+
+
+def box_filter(params, x):
+    """Sum over 3 x 3 x 3 neighbours, zero beyond the patch."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
+    d, h, w = x.shape[1:4]
+    return sum(padded[:, i : i + d, j : j + h, k : k + w] for i, j, k in product(range(3), repeat=3))
+
+
+def position(params, x):
+    """A network that answers with the place inside the window: blending shows in full."""
+    grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, x.shape[1:4]), indexing="ij"), -1).astype(jnp.float32)
+    return jnp.concatenate([x[..., :1] * grid[None, ..., :1], grid[None] + 0 * x[..., :1]], -1)
+
+
+def naive(forward, images, patch, mirror_axes, classes):
+    """Sliding window from its definition, one window at a time, in float64."""
+    edges = np.array(patch)
+    short = np.maximum(edges - images.shape[:3], 0)
+    padded = np.pad(images, [*((s // 2, s - s // 2) for s in short), (0, 0)])
+    starts = []
+    for size, edge in zip(padded.shape, patch, strict=False):
+        count = int(np.ceil((size - edge) / (edge / 2))) + 1
+        starts.append(np.round(np.linspace(0, size - edge, count)).astype(int) if count > 1 else [0])
+    total, weights = np.zeros((*padded.shape[:3], classes)), np.zeros((*padded.shape[:3], 1))
+    axes = [(np.arange(n) - n // 2) / (n / 8) for n in patch]
+    gauss = np.exp(-sum(g**2 for g in np.meshgrid(*axes, indexing="ij")) / 2)[..., None]
+    flips = [f for f in product([False, True], repeat=3) if all(a in mirror_axes for a in np.flatnonzero(f))]
+    for start in product(*starts):
+        window = tuple(slice(s, s + e) for s, e in zip(start, patch, strict=True))
+        for flip in flips:
+            turned = np.flip(padded[window], np.flatnonzero(flip))
+            logits = np.asarray(forward(None, jnp.asarray(turned)[None]))[0]
+            total[window] += gauss * np.flip(logits, np.flatnonzero(flip)) / len(flips)
+        weights[window] += gauss
+    inside = tuple(slice(s // 2, s // 2 + n) for s, n in zip(short, images.shape, strict=False))
+    return (total / weights)[inside]
+
+
+def test_brats_needs_eighteen_windows():
+    # 240: ceil(112 / 64) + 1 = 3 at 0, 56, 112; 155: ceil(27 / 64) + 1 = 2 at 0, 27. 3 * 3 * 2 = 18.
+    starts = window_starts((240, 240, 155), (128, 128, 128))
+    assert len(starts) == window_count((240, 240, 155), (128, 128, 128)) == 18
+    assert {s[0] for s in starts} == {0, 56, 112} and {s[2] for s in starts} == {0, 27}
+
+
+@pytest.mark.parametrize(
+    ("size", "edge", "expected"),
+    [
+        (8, 8, [0]),
+        (9, 8, [0, 1]),
+        (12, 8, [0, 4]),
+        (13, 8, [0, 2, 5]),
+        (20, 8, [0, 4, 8, 12]),
+        (21, 7, [0, 4, 7, 10, 14]),
+    ],
+)
+def test_starts_along_one_axis(size, edge, expected):
+    # 13: two steps of 2.5, Python and nnU-Net round half to even. 21: room 14, step 3.5.
+    assert [s[0] for s in window_starts((size, 4, 4), (edge, 4, 4))] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 70), st.integers(0, 200))
+def test_windows_cover_the_axis_and_overlap_by_half(edge, extra):
+    starts = [s[0] for s in window_starts((edge + extra, 1, 1), (edge, 1, 1))]
+    assert starts[0] == 0 and starts[-1] == extra
+    assert max(np.diff(starts), default=0) <= np.ceil(edge / 2)
+    assert len(set(starts)) == len(starts)
+
+
+def test_a_volume_smaller_than_the_patch_has_no_starts_but_one_window():
+    with pytest.raises(ValueError, match="smaller than the patch"):
+        window_starts((7, 8, 8), (8, 8, 8))
+    assert window_count((7, 1, 8), (8, 8, 8)) == 1
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (32, 8, 5), (1, 4, 4)])
+def test_importance_is_the_gaussian_of_its_formula(patch):
+    weights = gaussian_importance(patch)
+    axes = [(np.arange(n) - n // 2) / (n / 8) for n in patch]
+    # The filter cuts off at 4 sigma, which only the outermost voxels feel.
+    assert weights == pytest.approx(np.exp(-sum(g**2 for g in np.meshgrid(*axes, indexing="ij")) / 2), rel=1e-4)
+    assert weights.max() == 1 and weights.min() > 0 and weights.dtype == np.float32
+
+
+def test_a_constant_network_gives_its_constant_everywhere():
+    constants = np.array([-3.5, 0.0, 7.25], np.float32)
+
+    def constant(params, x):
+        return jnp.broadcast_to(params, (*x.shape[:4], 3))
+
+    predict = make_predictor(constant, constants, PATCH, batch=3, classes=3)
+    logits = predict(volume(19, 11, 9, 2))
+    assert logits.shape == (19, 11, 9, 3) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, np.broadcast_to(constants, logits.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mirror_axes", [(), ALL_AXES])
+def test_an_identity_network_gives_back_the_volume(mirror_axes):
+    predict = make_predictor(identity, (), PATCH, batch=4, classes=2, mirror_axes=mirror_axes)
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.tuples(*[st.integers(1, 20)] * 3))
+    def check(shape):
+        images = volume(*shape, 2)
+        np.testing.assert_allclose(predict(images), images, rtol=1e-5, atol=1e-6)
+
+    check()
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (1,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("shape", [(17, 13, 9), (5, 13, 3), (8, 6, 4)])
+def test_equality_with_the_definition(shape, mirror_axes):
+    images = volume(*shape, 2)
+    predict = make_predictor(position, None, PATCH, batch=5, mirror_axes=mirror_axes, classes=4)
+    expected = naive(position, images, PATCH, mirror_axes, classes=4)
+    np.testing.assert_allclose(predict(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_windowing_does_not_touch_a_convolution_away_from_window_borders():
+    images = volume(30, 18, 12, 1)
+    whole = np.asarray(box_filter(None, images[None]))[0]
+    logits = make_predictor(box_filter, None, PATCH, classes=1)(images)
+    interior = np.ones(images.shape[:3], bool)
+    for start in window_starts(images.shape[:3], PATCH):
+        border = np.ones(PATCH, bool)
+        border[1:-1, 1:-1, 1:-1] = False
+        interior[tuple(slice(s, s + e) for s, e in zip(start, PATCH, strict=True))] &= ~border
+    assert 100 < interior.sum() < interior.size
+    np.testing.assert_allclose(logits[interior], whole[interior], atol=1e-5)
+    assert np.abs(logits - whole)[~interior].max() > 0.1
+
+
+def test_mirroring_changes_nothing_for_a_mirror_symmetric_network():
+    images = volume(13, 9, 7, 1)
+    plain = make_predictor(box_filter, None, PATCH, classes=1)(images)
+    mirrored = make_predictor(box_filter, None, PATCH, classes=1, mirror_axes=ALL_AXES)(images)
+    np.testing.assert_allclose(mirrored, plain, atol=1e-5)
+
+
+def test_mirroring_makes_any_network_symmetric():
+    patch = (6, 6, 6)  # one window; `position` is far from symmetric
+    images = volume(*patch, 1)
+    predict = make_predictor(position, None, patch, mirror_axes=ALL_AXES, classes=4)
+    for axis in ALL_AXES:
+        np.testing.assert_allclose(predict(np.flip(images, axis)), np.flip(predict(images), axis), atol=1e-5)
+
+
+def test_one_program_serves_all_volumes_and_mirrorings():
+    traced = []
+
+    def forward(params, x):
+        traced.append(x.shape)
+        return x
+
+    predict = make_predictor(forward, None, PATCH, batch=3, mirror_axes=ALL_AXES, classes=2)
+    for shape in [(8, 6, 4), (17, 13, 9), (3, 20, 5)]:
+        predict(volume(*shape, 2))
+    assert traced == [(3, *PATCH, 2)]
+
+
+def test_the_batch_size_does_not_change_the_result():
+    images = volume(17, 13, 9, 2)
+    one, seven = (make_predictor(position, None, PATCH, batch=n, classes=4)(images) for n in (1, 7))
+    np.testing.assert_allclose(one, seven, rtol=1e-6, atol=1e-6)
+
+
+def test_every_window_is_reported_once():
+    done = []
+    make_predictor(identity, None, PATCH, batch=4, classes=1)(volume(17, 13, 9, 1), done.append)
+    assert sum(done) == window_count((17, 13, 9), PATCH) and max(done) == 4
+
+
+def test_half_precision_networks_return_float32():
+    predict = make_predictor(lambda params, x: x.astype(jnp.bfloat16), None, PATCH, classes=1)
+    logits = predict(volume(8, 9, 4, 1))
+    assert logits.dtype == np.float32 and not isinstance(logits, jax.Array)
+
+
+def test_windows_per_batch_fill_an_accelerator_and_spare_a_cpu():
+    assert windows_per_batch((128, 128, 128), "gpu") == 1
+    assert windows_per_batch((64, 64, 64), "tpu") == 8
+    assert windows_per_batch((160, 192, 160), "gpu") == 1
+    assert windows_per_batch((32, 32, 32), "cpu") == 1

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax.models.operators import (
+    conv3d,
+    conv3d_by_slices,
+    conv3d_plain,
+    instance_norm_leaky_relu,
+    instance_norm_plain,
+    up_conv3d,
+)
+
+
+def _values_and_gradients(form, *args):
+    target = np.random.default_rng(9).standard_normal(jax.eval_shape(form, *args).shape).astype(np.float32)
+    loss = lambda *a: jnp.sum(form(*a) * target)  # noqa: E731
+    return form(*args), jax.grad(loss, argnums=tuple(range(len(args))))(*args)
+
+
+def _assert_same(form, reference, *args):
+    for ours, theirs in zip(
+        jax.tree.leaves(_values_and_gradients(form, *args)),
+        jax.tree.leaves(_values_and_gradients(reference, *args)),
+        strict=True,
+    ):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, atol=2e-6 * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [
+        ((6, 8, 10), (3, 3, 3), (1, 1, 1)),
+        ((6, 8, 10), (3, 3, 3), (2, 2, 2)),
+        ((7, 5, 9), (3, 3, 3), (2, 2, 2)),
+        ((6, 8, 8), (1, 3, 3), (1, 2, 2)),
+        ((8, 6, 6), (3, 1, 3), (2, 1, 1)),
+        ((8, 7, 6), (5, 3, 1), (3, 2, 1)),
+        ((4, 4, 4), (1, 1, 1), (1, 1, 1)),
+        ((4, 6, 4), (1, 1, 1), (2, 2, 2)),
+    ],
+)
+def test_convolution_equals_the_plain_form(shape, kernel, stride):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *shape, 3)).astype(np.float32)
+    w = rng.standard_normal((*kernel, 3, 4)).astype(np.float32)
+    for form in (conv3d, conv3d_by_slices):
+        _assert_same(lambda x, w, f=form: f(x, w, stride), lambda x, w: conv3d_plain(x, w, stride), x, w)
+
+
+def test_convolution_by_hand():
+    x = np.zeros((1, 3, 3, 3, 1), np.float32)
+    x[0, 1, 1, 1, 0] = 2.0
+    w = np.arange(27, dtype=np.float32).reshape(3, 3, 3, 1, 1)
+    # Cross-correlation: the voxel before the impulse along D sees it through the last depth tap.
+    y = conv3d(x, w, (1, 1, 1))
+    assert y[0, 0, 1, 1, 0] == 2 * w[2, 1, 1, 0, 0]
+    assert y[0, 1, 1, 2, 0] == 2 * w[1, 1, 0, 0, 0]
+
+
+def test_convolution_is_lowered_for_each_platform_in_its_own_form():
+    args = jax.ShapeDtypeStruct((1, 8, 8, 8, 2), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 2, 2), jnp.float32)
+    traced = jax.jit(lambda x, w: conv3d(x, w, (1, 1, 1))).trace(*args)
+    assert traced.lower(lowering_platforms=("cpu",)).as_text().count("stablehlo.convolution") == 3
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.convolution") == 1
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])
+def test_up_convolution_is_the_transpose_of_a_strided_convolution(stride):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 3, 4, 2, 5)).astype(np.float32)
+    w = rng.standard_normal((*stride, 5, 3)).astype(np.float32)
+
+    def transposed(x, w):
+        # The gradient of y ↦ conv(y, w) with kernel = stride and no padding, which defines a transposed convolution.
+        full = (2, 3 * stride[0], 4 * stride[1], 2 * stride[2], 3)
+        forward = lambda y: jax.lax.conv_general_dilated(  # noqa: E731
+            y, jnp.swapaxes(w, 3, 4), stride, "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+        return jax.vjp(forward, jnp.zeros(full))[1](x)[0]
+
+    _assert_same(up_conv3d, transposed, x, w)
+
+
+def test_instance_norm_equals_the_plain_form_and_normalises():
+    rng = np.random.default_rng(2)
+    x = (5 + 3 * rng.standard_normal((2, 4, 6, 5, 3))).astype(np.float32)
+    scale, bias = rng.standard_normal((2, 3)).astype(np.float32)
+    _assert_same(instance_norm_leaky_relu, instance_norm_plain, x, scale, bias)
+    y = np.asarray(instance_norm_leaky_relu(x, np.ones(3, np.float32), np.full(3, 100, np.float32)), np.float64) - 100
+    np.testing.assert_allclose(y.mean((1, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(y.var((1, 2, 3)), 1, atol=1e-3)
+
+
+def test_instance_norm_of_a_nearly_constant_channel_does_not_cancel():
+    x = (1000 + np.random.default_rng(3).uniform(-0.5, 0.5, (1, 8, 8, 8, 1))).astype(np.float32)
+    ones, zeros = np.ones(1, np.float32), np.zeros(1, np.float32)
+    y = np.asarray(instance_norm_leaky_relu(x, ones, zeros))
+    x64 = x.astype(np.float64)
+    expected = (x64 - x64.mean()) / np.sqrt(x64.var() + 1e-5)
+    np.testing.assert_allclose(y, np.where(expected > 0, expected, 0.01 * expected), atol=2e-3)
+
+
+def test_instance_norm_keeps_the_precision_of_its_input():
+    x = jnp.ones((1, 2, 2, 2, 1), jnp.bfloat16)
+    assert instance_norm_leaky_relu(x, jnp.ones(1), jnp.zeros(1)).dtype == jnp.bfloat16

@@ -1,0 +1,184 @@
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data_pipeline.conventions import CONVENTIONS
+from kd_jax import predict, segment
+from kd_jax.cli import run_command
+from tests.data_pipeline.cases import file_of, write_case, write_nifti
+from tests.kd_jax.fake_run import STEP, write_run
+
+CASE = "BraTS2021_00000"
+
+
+@pytest.fixture(scope="module")
+def says_enhancing(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "et", student="ET", teacher="ED")
+
+
+@pytest.fixture(scope="module")
+def random_run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "random", student=3, spacing=1.4, patch=16)
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_case(tmp_path / "data", rng=np.random.default_rng(0))
+    return tmp_path / "data"
+
+
+def run(*arguments):
+    return run_command(predict.main, [str(a) for a in arguments])
+
+
+def brain_box(case, roles):
+    """Bounding box of the non-zero voxels, in the order of axes on disk."""
+    union = np.any([nib.load(file_of(case, case.name, role)).get_fdata() != 0 for role in roles], axis=0)
+    box = np.zeros(union.shape, bool)
+    box[tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(union))] = True
+    return box
+
+
+def test_the_label_map_lies_on_the_original_grid_in_the_source_s_values(says_enhancing, data, tmp_path, capsys):
+    assert run(says_enhancing, data / CASE, "-o", tmp_path / "out") == 0
+    image, source = nib.load(tmp_path / "out" / f"{CASE}.nii.gz"), nib.load(file_of(data / CASE, CASE, "flair"))
+    box = brain_box(data / CASE, ("t1ce", "flair"))
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), np.where(box, 4, 0))
+    np.testing.assert_array_equal(image.affine, source.affine)
+    assert image.get_data_dtype() == np.uint8 and image.header["qform_code"] == source.header["qform_code"]
+    out = capsys.readouterr().out
+    assert "Not a medical device" in out and f"step {STEP}" in out
+    assert "found t1, t1ce, t2, flair; used t1ce, flair" in out
+    assert "1 NCR, 2 ED, 4 ET (brats2018, because of file names as in BraTS 2018-2021)" in out
+    volume = f"{box.sum() / 1000:.1f} ml"
+    assert f"WT {volume}, TC {volume}, ET {volume}" in out
+
+
+@pytest.mark.parametrize(
+    ("layout", "label_map", "value", "reason"),
+    [
+        ("2023", None, 3, "because of file names as in BraTS 2023"),
+        ("2013", None, 4, "brats2013"),
+        ("2021", "3=NCR,1=ED,2=ET", 2, "because of --label-map"),
+    ],
+)
+def test_conventions_follow_names_and_label_map(says_enhancing, tmp_path, capsys, layout, label_map, value, reason):
+    case = write_case(tmp_path / "data", rng=np.random.default_rng(1), layout=layout, modalities=("t1ce", "flair"))
+    options = ["--label-map", label_map] if label_map else []
+    assert run(says_enhancing, case, "-o", tmp_path / "out", *options) == 0
+    labels = np.asanyarray(nib.load(tmp_path / "out" / f"{case.name}.nii.gz").dataobj)
+    assert set(np.unique(labels)) == {0, value}
+    assert reason in capsys.readouterr().out
+
+
+def test_the_teacher_is_used_when_asked(says_enhancing, data, tmp_path):
+    assert run(says_enhancing, data, "-o", tmp_path / "out", "--network", "teacher") == 0
+    assert set(np.unique(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").get_fdata())) == {0, 2}
+
+
+def test_probabilities_agree_with_the_label_map(random_run, data, tmp_path):
+    assert run(random_run, data, "-o", tmp_path / "out", "--probabilities") == 0
+    probabilities = nib.load(tmp_path / "out" / f"{CASE}_probabilities.nii.gz")
+    labels = np.asanyarray(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").dataobj)
+    p = probabilities.get_fdata()
+    np.testing.assert_allclose(p.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(CONVENTIONS["brats2018"].encode(p.argmax(axis=-1)), labels)
+    assert (p[~brain_box(data / CASE, ("t1ce", "flair"))] == [1, 0, 0, 0]).all()
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(probabilities.affine, nib.load(tmp_path / "out" / f"{CASE}.nii.gz").affine)
+
+
+def test_the_result_does_not_depend_on_the_orientation_on_disk(random_run, data, tmp_path):
+    turned = tmp_path / "turned" / CASE
+    for role in ("t1ce", "flair"):
+        image = nib.load(file_of(data / CASE, CASE, role))
+        flipped = image.as_reoriented(nib.orientations.axcodes2ornt(("S", "P", "L")))
+        turned.mkdir(parents=True, exist_ok=True)
+        nib.save(flipped, file_of(turned, CASE, role))
+    assert run(random_run, data, "-o", tmp_path / "a") == run(random_run, turned, "-o", tmp_path / "b") == 0
+    a, b = (nib.load(tmp_path / name / f"{CASE}.nii.gz") for name in "ab")
+    assert nib.aff2axcodes(b.affine) != nib.aff2axcodes(a.affine)
+    canonical = [np.asanyarray(nib.as_closest_canonical(image).dataobj) for image in (a, b)]
+    np.testing.assert_array_equal(*canonical)
+
+
+def test_mirroring_treats_left_and_right_alike(random_run, data, tmp_path):
+    mirrored = tmp_path / "mirrored" / CASE
+    for role in ("t1ce", "flair"):
+        image = nib.load(file_of(data / CASE, CASE, role))
+        write_nifti(file_of(mirrored, CASE, role), np.asanyarray(image.dataobj)[::-1], image.affine)
+
+    def labels(source, *options):
+        assert run(random_run, source, "-o", tmp_path / "out", "--overwrite", *options) == 0
+        return np.asanyarray(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").dataobj)
+
+    np.testing.assert_array_equal(labels(data, "--mirror"), labels(mirrored, "--mirror")[::-1])
+    assert (labels(data) != labels(mirrored)[::-1]).any()
+
+
+def test_only_what_the_network_sees_is_read(says_enhancing, data, tmp_path):
+    case = data / CASE
+    for role in ("t1", "t2", "seg"):
+        file_of(case, CASE, role).write_bytes(b"not an image")
+    assert run(says_enhancing, case, "-o", tmp_path / "out") == 0
+
+
+def test_bad_cases_are_reported_and_the_others_done(says_enhancing, data, tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    truncated = write_case(data, rng=rng, number=1)
+    flair = file_of(truncated, truncated.name, "flair")
+    flair.write_bytes(flair.read_bytes()[:-200])
+    write_case(data, rng=rng, number=2, modalities=("t1", "flair"))
+    write_case(data, rng=rng, number=3, label=False)
+    out = tmp_path / "out"
+    assert run(says_enhancing, data, "-o", out) == 1
+    names = {p.name for p in out.iterdir()}
+    assert names == {f"{CASE}.nii.gz", "BraTS2021_00003.nii.gz", "failures.json"}
+    failures = json.loads((out / "failures.json").read_text())
+    assert "truncated" in failures["BraTS2021_00001"] and str(flair) in failures["BraTS2021_00001"]
+    assert failures["BraTS2021_00002"].startswith("t1ce missing; the student of this run needs t1ce, flair")
+    errors = capsys.readouterr().err.splitlines()
+    assert [e.split(":")[1].strip() for e in errors if e.startswith("error: ")] == list(failures)
+    assert f"2 of 4 cases failed, see {out / 'failures.json'}" in errors
+
+    for name in failures:
+        shutil.rmtree(data / name)
+    assert run(says_enhancing, data, "-o", out, "--overwrite") == 0
+    assert not (out / "failures.json").exists()
+
+
+def test_results_are_not_replaced_unless_asked(says_enhancing, data, tmp_path, capsys):
+    existing = tmp_path / "out" / f"{CASE}.nii.gz"
+    existing.parent.mkdir()
+    existing.write_text("precious")
+    assert run(says_enhancing, data, "-o", tmp_path / "out") == 2
+    assert capsys.readouterr().err == (
+        f"error: {existing}: already there; choose another --output, or pass --overwrite\n"
+    )
+    assert existing.read_text() == "precious"
+    assert run(says_enhancing, data, "-o", tmp_path / "out", "--overwrite") == 0
+    assert nib.load(existing).shape == (14, 16, 12)
+
+
+def test_an_unwritable_output_is_found_before_the_work(says_enhancing, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(segment, "load_subject", lambda *_, **__: pytest.fail("a case was read"))
+    (tmp_path / "file").write_text("")
+    assert run(says_enhancing, data, "-o", tmp_path / "file" / "out") == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error and len(error.splitlines()) == 1
+
+
+def test_a_folder_that_is_no_run_is_an_error_that_leaves_nothing(data, tmp_path, capsys):
+    assert run(tmp_path / "nowhere", data, "-o", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "no such run folder" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists() and not (tmp_path / "nowhere").exists()
+
+
+def test_an_input_without_cases_is_an_error(says_enhancing, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(says_enhancing, tmp_path / "empty", "-o", tmp_path / "out") == 2
+    assert "no cases found" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax.config import NetworkConfig
+from kd_jax.models.unet import UNet
+
+
+def _shapes(config: NetworkConfig, patch: tuple[int, int, int], classes: int = 4):
+    module = UNet(config, classes)
+    x = jax.ShapeDtypeStruct((2, *patch, len(config.channels)), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    return variables["params"], jax.eval_shape(module.apply, variables, x)
+
+
+def test_nnunet_brats_topology():
+    # nnU-Net v2's plan for BraTS: 128³, six stages, five heads. The weights are counted layer by layer.
+    features = (32, 64, 128, 256, 320, 320)
+    params, (logits, bottleneck) = _shapes(NetworkConfig(features=features), (128, 128, 128))
+    assert [level.shape for level in logits] == [(2, s, s, s, 4) for s in (128, 64, 32, 16, 8)]
+    assert bottleneck.shape == (2, 4, 4, 4, 320)
+    block = lambda c, o: 27 * c * o + 3 * o  # noqa: E731  kernel, bias, norm scale, norm bias
+    expected, channels = 0, 4
+    for f in features:
+        expected += block(channels, f) + block(f, f)
+        channels = f
+    for low, f in zip(features[:0:-1], features[-2::-1], strict=True):
+        expected += 8 * low * f + f + block(2 * f, f) + block(f, f) + 4 * f + 4
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "kernels", "expected"),
+    [
+        ((16, 16, 16), None, None, (4, 4, 4)),
+        ((8, 16, 16), ((1, 1, 1), (1, 2, 2), (2, 2, 2)), ((1, 3, 3), (3, 3, 3), (3, 3, 3)), (4, 4, 4)),
+        ((12, 8, 8), ((1, 1, 1), (3, 1, 2), (2, 2, 1)), None, (2, 4, 4)),
+    ],
+)
+def test_anisotropic_shapes(patch, strides, kernels, expected):
+    config = NetworkConfig(features=(2, 3, 5), strides=strides, kernels=kernels)
+    _, (logits, bottleneck) = _shapes(config, patch)
+    assert bottleneck.shape == (2, *expected, 5)
+    assert logits[0].shape == (2, *patch, 4)
+    second = tuple(p // s for p, s in zip(patch, config.stage_strides[1], strict=True))
+    assert logits[1].shape == (2, *second, 4)
+
+
+def test_remat_and_precision_do_not_change_parameters_and_numbers():
+    config = NetworkConfig(features=(4, 6), modalities=("flair",))
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
+    plain, remat = UNet(config, 4), UNet(config, 4, remat=True)
+    variables = jax.jit(plain.init)(jax.random.key(1), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(jax.eval_shape(remat.init, jax.random.key(1), x))
+    loss = lambda module: lambda v: jnp.sum(jnp.square(module.apply(v, x)[0][0]))  # noqa: E731
+    ours, theirs = (jax.tree.leaves(jax.jit(jax.grad(loss(module)))(variables)) for module in (remat, plain))
+    largest = max(np.abs(leaf).max() for leaf in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+    low = UNet(config, 4, dtype=jnp.bfloat16)
+    logits, bottleneck = jax.jit(low.apply)(variables, x)
+    assert logits[0].dtype == jnp.float32 and bottleneck.dtype == jnp.bfloat16
+    exact = jax.jit(plain.apply)(variables, x)[0][0]
+    assert np.abs(logits[0] - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_initialisation_is_he_normal_with_zero_bias():
+    config = NetworkConfig(features=(32, 64))
+    params = jax.jit(UNet(config, 4).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 8, 4)))["params"]
+    kernel = params["encoder_1_1"]["kernel"]
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (1 + 0.01**2) / (27 * 64)), rel=0.02)
+    up = params["up_0"]["kernel"]  # PyTorch: fan-in of a transposed convolution is outputs × kernel voxels
+    assert np.std(up) == pytest.approx(np.sqrt(2 / (1 + 0.01**2) / (8 * 32)), rel=0.03)
+    assert not np.any(params["encoder_0_0"]["bias"]) and not np.any(params["head_0"]["bias"])
+
+
+def test_a_bias_before_the_norm_does_not_reach_the_output():
+    config = NetworkConfig(features=(4, 6), modalities=("flair",))
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
+    module = UNet(config, 4)
+    params = jax.jit(module.init)(jax.random.key(1), x)["params"]
+    apply = jax.jit(lambda p: module.apply({"params": p}, x)[0][0])
+    moved = {**params, "encoder_0_0": {**params["encoder_0_0"], "bias": jnp.full(4, 0.7)}}
+    np.testing.assert_allclose(apply(params), apply(moved), atol=2e-5)

@@ -3,6 +3,7 @@
 The transforms themselves are pure functions in `spatial` and `intensity`; here the dice are thrown.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -75,13 +76,13 @@ class Augmentation:
         """Raises InputError for a probability outside 0..1 and for a range that is reversed or not positive."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple | list):
+            if isinstance(value, Sequence):
                 _check_range(field.name, value)
             elif not 0 <= value <= 1:
                 raise InputError(f"augmentation.{field.name} is {value}, but it is a probability: use 0 to 1")
 
 
-def _check_range(name: str, value: Range) -> None:
+def _check_range(name: str, value: Sequence[float]) -> None:
     if len(value) != 2 or value[0] > value[1]:
         raise InputError(f"augmentation.{name} is {value}, expected two numbers, the smaller first")
     may_be_zero = name == "noise_sigma"

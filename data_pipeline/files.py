@@ -1,6 +1,7 @@
 """Files that are there complete or not at all."""
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -9,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_pipeline.errors import InputError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -19,6 +22,8 @@ def _temporary_beside(path: Path) -> Path:
 def remove_abandoned(folder: Path, older_than: float) -> None:
     """Remove what a killed process left of `folder_atomically` in `folder`, untouched for `older_than` seconds."""
     for left in folder.glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(left.name):
+            continue
         with suppress(OSError):  # another process may be removing it too
             if time.time() - left.stat().st_mtime > older_than:
                 shutil.rmtree(left)

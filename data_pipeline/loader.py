@@ -42,7 +42,11 @@ Element = dict[str, np.ndarray]
 
 
 class Batch(TypedDict):
-    """One step's patches of this process, by local device."""
+    """One step's patches of this process, by local device.
+
+    From worker processes they come in shared memory, which is freed with the last reference: hold batches in
+    functions, not in globals that live until the interpreter ends.
+    """
 
     image: Float32[np.ndarray, "device n d h w c"]
     label: UInt8[np.ndarray, "device n d h w"]
@@ -84,10 +88,12 @@ class Batches(Iterator[Batch]):
     """An iterator over batches that owns threads or processes: use it in a `with` block, or call `close`."""
 
     def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
-        self._iterator = iter(dataset)
+        self._iterator: grain.DatasetIterator | None = iter(dataset)
         self._unstarted = workers > 0
 
     def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise ValueError("these batches are closed")
         if self._unstarted:
             self._unstarted = False
             return _first_batch(self._iterator)
@@ -95,7 +101,10 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stops the workers; may be called more than once. No batch can be had afterwards."""
-        self._iterator.close()
+        # Let go of it as well: Grain's iterators close again when deleted, which fails while the interpreter ends.
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,18 +194,25 @@ def _patches(
 ) -> grain.MapDataset:
     """The global stream of patches, endless and computed on access."""
     return (
-        grain.MapDataset.source(list(cases))
+        grain.MapDataset.range(len(cases))
         .seed(seed)
-        .shuffle()
         .repeat()
-        .map_with_index(partial(_with_position, settings.batch, settings.foreground))
+        .map_with_index(partial(_place, tuple(cases), settings, seed))
         .random_map(partial(_sample, settings.patch, augmentation))
     )
 
 
-def _with_position(batch: int, fraction: float, index: int, case: PatchSource) -> tuple[PatchSource, bool]:
-    """The case, and whether its place in the global batch calls for foreground."""
-    return case, is_foreground_position(index % batch, batch, fraction)
+def _place(
+    cases: tuple[PatchSource, ...], settings: LoaderSettings, seed: int, index: int, _: int
+) -> tuple[PatchSource, bool]:
+    """The case of a patch, and whether the patch's place in the global batch calls for foreground.
+
+    Each epoch is a new permutation of the cases. Grain's `shuffle` would do the same, but it searches 2^16 positions
+    for one that is below the number of cases, which for a handful of cases takes longer than to cut a patch.
+    """
+    epoch, position = divmod(index, len(cases))
+    order = np.random.default_rng((seed, epoch)).permutation(len(cases))
+    return cases[order[position]], is_foreground_position(index % settings.batch, settings.batch, settings.foreground)
 
 
 def _sample(

@@ -88,12 +88,12 @@ def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarra
     """
     values, geometry = _read(path)
     rounded = np.rint(values)
-    # Written so that NaN fails the comparison.
-    if not np.all(np.abs(values - rounded) <= _INTEGER_TOLERANCE):
-        odd = values[~(np.abs(values - rounded) <= _INTEGER_TOLERANCE)][0]
+    with np.errstate(invalid="ignore"):  # Inf − Inf; written so that NaN fails the comparison
+        integer = np.abs(values - rounded) <= _INTEGER_TOLERANCE
+    if not integer.all():
         raise InputError(
-            f"{path}: found the label value {odd:g}, expected integers; a label map must be resampled with "
-            "nearest-neighbour interpolation: use the original file"
+            f"{path}: found the label value {values[~integer][0]:g}, expected integers; "
+            "a label map must be resampled with nearest-neighbour interpolation: use the original file"
         )
     unknown = [int(v) for v in np.unique(rounded) if int(v) not in convention.to_class]
     if unknown:
@@ -195,8 +195,12 @@ def _content(path: Path) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
+    # The format's first field is the size of its header, in either byte order. Looking first keeps nibabel from
+    # logging its attempts to repair what was never NIfTI.
     sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image  # size of the header, the format's first field
+    if not sizes & {348, 540}:
+        raise InputError(f"{path}: not a NIfTI file (no NIfTI header); convert it, for example with dcm2niix")
+    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
     try:
         return kind.from_bytes(content)
     except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OSError) as error:

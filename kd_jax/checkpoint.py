@@ -170,7 +170,9 @@ def _context() -> ocp.Context:
     registry = ocp.handlers.local_registry()
     for name in _JSON_ITEMS:
         registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
-    return ocp.Context(checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry))
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    return context
 
 
 def _quiet() -> warnings.catch_warnings:
@@ -188,8 +190,8 @@ def _load(run: Path, which: Which, target: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:  # Orbax raises many kinds, down to those of its storage library.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{folder / str(step)}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or was "
-            "made with another configuration: try --checkpoint best or latest, or train again"
+            f"{folder / str(step)}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or "
+            "was made with another configuration: try --checkpoint best or latest, or train again"
         ) from error
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data_pipeline.errors import InputError
@@ -17,7 +18,8 @@ _INTERRUPTED = 128 + 2  # as the shell reports SIGINT
 _BROKEN_PIPE = 128 + 13  # and SIGPIPE
 
 # What the environment refuses, beside what the program gets wrong: these are for the person at the keyboard.
-_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PROBE_BYTES = 1 << 20  # an empty file fits on a full disk
 
 
 def run_command(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +30,9 @@ def run_command(main: Callable[[Sequence[str]], int], arguments: Sequence[str] |
       arguments: the command line; that of the process if None.
 
     Returns:
-      What `main` returns; 2 for an `InputError` or a full or read-only disk, after `error: …` in one line on
-      stderr; 130 when interrupted; 141 when the reader of stdout has gone away. Other exceptions are
-      faults of the program and keep their traceback.
+      What `main` returns; 2 for an `InputError` or a full or read-only disk, after `error: …` on stderr, in as
+      many lines as the error has; 130 when interrupted; 141 when the reader of stdout has gone away. Other
+      exceptions are faults of the program and keep their traceback.
     """
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
@@ -47,7 +49,7 @@ def run_command(main: Callable[[Sequence[str]], int], arguments: Sequence[str] |
         if error.errno not in _ENVIRONMENT:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; free space or change permissions, then try again"
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    print(f"error: {_tidy_lines(message)}", file=sys.stderr)
     return COMMAND_ERROR
 
 
@@ -56,12 +58,25 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
+def _tidy_lines(message: str) -> str:
+    """The message's own lines, which list several problems, without empty ones and trailing spaces."""
+    return "\n".join(line.rstrip() for line in message.splitlines() if line.strip())
+
+
 def ensure_writable(folder: Path) -> None:
-    """Create a folder and try to write to it, before hours go into what is to be written.
+    """Try to write 1 MiB to a folder, before hours go into what is to be written. Leaves no trace.
 
     Raises:
       InputError: the folder cannot be created or written to.
     """
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
     probe = folder / ".write-test"
-    write_atomically(probe, b"")
-    probe.unlink()
+    try:
+        write_atomically(probe, bytes(_PROBE_BYTES))
+        probe.unlink()
+    except InputError as error:
+        raise InputError(f"{folder}{str(error).removeprefix(str(probe))}") from error
+    finally:
+        with suppress(OSError):  # not made at all, or in use by somebody else already
+            for empty in made:
+                empty.rmdir()

@@ -38,7 +38,7 @@ class DataConfig:
     spacing: Annotated[
         tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
     ] = (2.0, 2.0, 2.0)
-    patch: Annotated[Triple, Field(description="patch size in voxels")] = (64, 64, 64)
+    patch: Annotated[Triple, Field(description="patch size in voxels")] = (40, 40, 40)
     folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
     fold: Annotated[
         Annotated[int, Field(ge=0)] | Literal["all"],
@@ -64,10 +64,10 @@ class NetworkConfig:
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = MODALITIES
     features: Annotated[tuple[PositiveInt, ...], Field(min_length=2, description="channels of each stage")] = (
+        8,
         16,
         32,
         64,
-        128,
     )
     kernels: Annotated[
         tuple[Triple, ...] | None, Field(description="kernel size of each stage; none is 3 3 3 everywhere")

@@ -1,8 +1,8 @@
 """Score the networks of a run: `python -m kd_jax.evaluate runs/NAME`.
 
 Every case is segmented by sliding window, resampled to its original grid and compared there with its label at
-original resolution. Written under RUN/evaluation/<data>/: one CSV per network with a row per case, and
-summary.json with the distributions and everything needed to repeat them.
+original resolution. Written under RUN/evaluation/<data>/: one CSV per network with a row per case, summary.json
+with the distributions and everything needed to repeat them, and cases.png with cases from the worst to the best.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console
 
 from data_pipeline.checks import check_same_grid
@@ -30,25 +32,45 @@ from kd_jax.metrics import (
     EMPTY_RULES,
     HD95_DEFINITION,
     EmptyRule,
+    Paired,
     RegionScores,
-    paired_differences,
     region_scores,
     summarise_cases,
+    summarise_pairs,
 )
+from kd_jax.picture import CaseView, Outcome, Row, draw_cases, mean_dice, pick_cases, take_classes, take_view
 from kd_jax.report import as_json, comparison_table, summary_table, write_case_scores, write_json
-from kd_jax.segment import Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 
 SUMMARY_FILE = "summary.json"
+PICTURE_FILE = "cases.png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for every case.
+
+    Attributes:
+      empty: rule for regions without voxels.
+      ignore_affine: files whose affines differ are taken to be on one grid all the same.
+      predictions: folder that label maps go to; None writes none.
+    """
+
+    empty: EmptyRule
+    ignore_affine: bool
+    predictions: Path | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One network on one data set, by case id: scores, and why a case has none."""
+    """One network on one data set, by case id: scores and the slice for the picture, or why a case has none."""
 
     segmenter: Segmenter
-    scores: Mapping[str, dict[Region, RegionScores]]
-    skipped: Mapping[str, str]
-    failed: Mapping[str, str]
+    scores: dict[str, dict[Region, RegionScores]]
+    views: dict[str, CaseView]
+    classes: dict[str, UInt8[np.ndarray, "d h"]]
+    skipped: dict[str, str]
+    failed: dict[str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,14 +85,17 @@ def main(arguments: Sequence[str]) -> int:
     evaluations: dict[NetworkName, Evaluation] = {}
     for segmenter in segmenters:
         predictions = folder / f"predictions_{segmenter.name}" if args.save_predictions else None
-        evaluations[segmenter.name] = _evaluate(segmenter, data, args.empty, predictions, args.ignore_affine)
+        options = Options(args.empty, args.ignore_affine, predictions)
+        before = next(iter(evaluations.values()), None)
+        evaluations[segmenter.name] = _evaluate(segmenter, data, options, before)
     _require_scores(evaluations, data)
     for network, evaluation in evaluations.items():
         write_case_scores(folder / f"{network}.csv", evaluation.scores)
+    drawn = _draw(folder / PICTURE_FILE, evaluations, data, args)
     write_json(folder / SUMMARY_FILE, _summary(evaluations, data, args))
     console = Console()
     _show(console, evaluations, data, args.empty)
-    console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Written to {folder}, with a picture of {drawn} in {PICTURE_FILE}", highlight=False, soft_wrap=True)
     return CASES_FAILED if any(e.failed for e in evaluations.values()) else 0
 
 
@@ -109,21 +134,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate(
-    segmenter: Segmenter, data: EvaluationData, empty: EmptyRule, predictions: Path | None, ignore_affine: bool
-) -> Evaluation:
-    scores, skipped, failed = {}, {}, {}
+def _evaluate(segmenter: Segmenter, data: EvaluationData, options: Options, before: Evaluation | None) -> Evaluation:
+    """Score every case; `before` is the evaluation of another network, whose slices and complaints hold here too."""
+    evaluation = Evaluation(segmenter, {}, {}, {}, {}, {})
     for number, case in enumerate(data.cases, 1):
         if reason := _why_unusable(case, segmenter):
-            skipped[case.id] = reason
+            evaluation.skipped[case.id] = reason
             continue
         print(f"{segmenter.name} {number}/{len(data.cases)} {case.id}", file=sys.stderr)
         try:
-            scores[case.id] = _score(segmenter, case, empty, predictions, ignore_affine)
+            segmentation, reference = _segment(segmenter, case, options.ignore_affine)
         except InputError as error:
-            failed[case.id] = one_line(error)
-            print(f"error: {case.id}: {failed[case.id]}", file=sys.stderr)
-    return Evaluation(segmenter, scores, skipped, failed)
+            evaluation.failed[case.id] = one_line(error)
+            if before is None or before.failed.get(case.id) != one_line(error):
+                print(f"error: {case.id}: {one_line(error)}", file=sys.stderr)
+            continue
+        grid = segmentation.subject.reference
+        # Not inside the try: where one label map cannot be written, no other can.
+        if options.predictions is not None:
+            write_label(options.predictions / f"{case.id}.nii.gz", segmentation.classes, grid, case.convention)
+        evaluation.scores[case.id] = region_scores(segmentation.classes, reference, grid.spacing, options.empty)
+        known = None if before is None else before.views.get(case.id)
+        view = known or take_view(segmentation, reference, segmenter.modalities)
+        evaluation.views[case.id], evaluation.classes[case.id] = view, take_classes(segmentation, view)
+    return evaluation
 
 
 def _why_unusable(case: Case, segmenter: Segmenter) -> str | None:
@@ -132,36 +166,54 @@ def _why_unusable(case: Case, segmenter: Segmenter) -> str | None:
     return "no label" if case.label is None else None
 
 
-def _score(
-    segmenter: Segmenter, case: Case, empty: EmptyRule, predictions: Path | None, ignore_affine: bool
-) -> dict[Region, RegionScores]:
+def _segment(segmenter: Segmenter, case: Case, ignore_affine: bool) -> tuple[Segmentation, UInt8[np.ndarray, "d h w"]]:
+    """The case as the network sees it, and its reference on the same grid."""
     if case.label is None:
         raise ValueError(f"{case.id} has no label")
     # The label is read first: a file that cannot be used should not cost a segmentation.
     reference, geometry = read_label(case.label, case.convention)
     segmentation = segment_case(segmenter, case, ignore_affine=ignore_affine)
-    grid = segmentation.subject.reference
-    check_same_grid(grid, geometry, ignore_affine=ignore_affine)
-    if predictions is not None:
-        write_label(predictions / f"{case.id}.nii.gz", segmentation.classes, grid, case.convention)
-    return region_scores(segmentation.classes, reference, grid.spacing, empty)
+    check_same_grid(segmentation.subject.reference, geometry, ignore_affine=ignore_affine)
+    return segmentation, reference
 
 
 def _require_scores(evaluations: Mapping[NetworkName, Evaluation], data: EvaluationData) -> None:
     if any(evaluation.scores for evaluation in evaluations.values()):
         return
-    reasons = {**next(iter(evaluations.values())).skipped, **next(iter(evaluations.values())).failed}
-    case, reason = next(iter(reasons.items()))
-    raise InputError(f"{data.path}: none of the {len(data.cases)} cases can be scored, first {case}: {reason}")
+    first = next(iter(evaluations.values()))
+    # What failed has been said, case by case; what was skipped has not.
+    reason = "" if first.failed else ", first {}: {}".format(*next(iter(first.skipped.items())))
+    raise InputError(f"{data.path}: none of the {len(data.cases)} cases can be scored, nothing is written{reason}")
 
 
-def _paired(
-    evaluations: Mapping[NetworkName, Evaluation],
-) -> tuple[list[str], list[dict[Region, RegionScores]], list[dict[Region, RegionScores]]]:
-    """Ids and both networks' scores of the cases that both could use."""
+def _paired(evaluations: Mapping[NetworkName, Evaluation]) -> tuple[list[str], Paired]:
+    """The cases that both networks could use, and the student beside the teacher on them."""
     student, teacher = evaluations["student"].scores, evaluations["teacher"].scores
     ids = [case for case in student if case in teacher]
-    return ids, [student[case] for case in ids], [teacher[case] for case in ids]
+    return ids, summarise_pairs([student[case] for case in ids], [teacher[case] for case in ids])
+
+
+def _draw(
+    path: Path, evaluations: Mapping[NetworkName, Evaluation], data: EvaluationData, args: argparse.Namespace
+) -> str:
+    """Draw a few cases, chosen by the student's scores where there are any; returns in words which."""
+    network, leading = next((n, e) for n, e in evaluations.items() if e.scores)
+    chosen = pick_cases({case: mean_dice(scores) for case, scores in leading.scores.items()})
+    rows = [
+        Row(case, leading.views[case], {name: _outcome(e, case) for name, e in evaluations.items()}) for case in chosen
+    ]
+    drawn = f"{len(chosen)} of {len(leading.scores)} cases"
+    if len(chosen) > 1:
+        drawn += f", from the {network}'s worst mean Dice to its best"
+    phantom = " (embedded phantom)" if _is_phantom(evaluations, data) else ""
+    draw_cases(path, rows, f"{args.run.resolve().name} on {data.name}{phantom}: {drawn}")
+    return drawn
+
+
+def _outcome(evaluation: Evaluation, case: str) -> Outcome | str:
+    if case in evaluation.scores:
+        return Outcome(evaluation.classes[case], evaluation.scores[case])
+    return evaluation.skipped.get(case) or evaluation.failed[case]
 
 
 def _summary(
@@ -201,11 +253,11 @@ def _summary(
         "backend": jax.default_backend(),
     }
     if len(evaluations) == 2:
-        ids, student, teacher = _paired(evaluations)
+        ids, paired = _paired(evaluations)
         summary["paired_difference"] = {
             "definition": "student - teacher, case by case",
             "cases": ids,
-            "regions": as_json(paired_differences(student, teacher)),
+            "regions": as_json(paired.difference),
         }
     return summary
 
@@ -230,10 +282,9 @@ def _show(
             )
             console.print(summary_table(title, summarise_cases(list(evaluation.scores.values()))))
     if len(evaluations) == 2:
-        ids, student, teacher = _paired(evaluations)
+        ids, paired = _paired(evaluations)
         if ids:
-            tables = summarise_cases(student), summarise_cases(teacher), paired_differences(student, teacher)
-            console.print(comparison_table(f"student and teacher on the same {len(ids)} cases", *tables))
+            console.print(comparison_table(f"student and teacher on the same {len(ids)} cases", paired))
     phantom = " (embedded phantom: says nothing about patients)" if _is_phantom(evaluations, data) else ""
     lines = [f"Data: {data.path}{phantom}"]
     if data.trained_on:

@@ -9,7 +9,7 @@ the volume.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, product
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def _pad_to(
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
     """The same items, each handed out once the next exists: the device computes it while the host uses this one."""
-    iterator: Any = iter(items)
+    iterator = iter(items)
     for previous in iterator:
         for current in iterator:
             yield previous

@@ -6,7 +6,7 @@ Every metric is NaN where its formula is undefined; the `EmptyRule` then says wh
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Integer
@@ -161,26 +161,36 @@ def summarise_cases(cases: Sequence[Mapping[Region, RegionScores]]) -> dict[Regi
     }
 
 
-def paired_differences(
-    first: Sequence[Mapping[Region, RegionScores]], second: Sequence[Mapping[Region, RegionScores]]
-) -> dict[Region, dict[str, Summary]]:
-    """`summarise` of first - second case by case; both sequences hold the same cases in the same order.
+class Paired(NamedTuple):
+    """Two networks on the same cases: both sides and first - second, by region and metric."""
 
-    A pair with an undefined side is left out.
+    first: dict[Region, dict[str, Summary]]
+    second: dict[Region, dict[str, Summary]]
+    difference: dict[Region, dict[str, Summary]]
+
+
+def summarise_pairs(
+    first: Sequence[Mapping[Region, RegionScores]], second: Sequence[Mapping[Region, RegionScores]]
+) -> Paired:
+    """`summarise` for the same cases in the same order, case by case.
+
+    A pair with one undefined value is left out on both sides, so that the difference of the two means is the
+    mean difference.
 
     Raises:
       ValueError: the sequences differ in length.
     """
-    return {
-        region: {
-            metric: summarise(
-                (getattr(a[region], metric) - getattr(b[region], metric) for a, b in zip(first, second, strict=True)),
-                (a[region].reference_empty for a in first),
-            )
-            for metric in METRICS
-        }
-        for region in REGIONS
-    }
+    paired = Paired({}, {}, {})
+    for region in REGIONS:
+        empty = [case[region].reference_empty for case in first]
+        for metric in METRICS:
+            pairs = zip(first, second, strict=True)
+            values = np.array([[getattr(case[region], metric) for case in pair] for pair in pairs]).reshape(-1, 2)
+            values[np.isnan(values).any(axis=1)] = math.nan
+            columns = *values.T, values[:, 0] - values[:, 1]
+            for side, column in zip(paired, columns, strict=True):
+                side.setdefault(region, {})[metric] = summarise(column, empty)
+    return paired
 
 
 def _scores(

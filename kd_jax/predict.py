@@ -19,7 +19,14 @@ from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import CASES_FAILED, ensure_writable, one_line, run_command
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.report import write_json
-from kd_jax.segment import Segmenter, class_probabilities, load_segmenter, missing_modalities, segment_case
+from kd_jax.segment import (
+    Segmentation,
+    Segmenter,
+    class_probabilities,
+    load_segmenter,
+    missing_modalities,
+    segment_case,
+)
 
 DISCLAIMER = "For research use only. Not a medical device: do not base clinical decisions on these results."
 FAILURES_FILE = "failures.json"
@@ -58,10 +65,13 @@ def main(arguments: Sequence[str]) -> int:
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)
         try:
-            _predict(segmenter, case, settings)
+            segmentation = _segment(segmenter, case, settings)
         except InputError as error:
             failures[case.id] = one_line(error)
             print(f"error: {case.id}: {one_line(error)}", file=sys.stderr, flush=True)
+            continue
+        # Not inside the try: where the results of one case cannot be written, no other's can.
+        _write(segmentation, case, settings)
     return _finish(failures, len(cases), settings)
 
 
@@ -112,20 +122,30 @@ def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
     )
 
 
-def _predict(segmenter: Segmenter, case: Case, settings: Settings) -> None:
-    """Segment one case and write its files; the label map comes last, so it stands for a complete case."""
+def _segment(segmenter: Segmenter, case: Case, settings: Settings) -> Segmentation:
+    """Segment one case that has what the network needs, and say what was unusual about it."""
     if missing := missing_modalities(case, segmenter.modalities):
         raise InputError(
             f"{', '.join(missing)} missing; the {segmenter.name} of this run needs {', '.join(segmenter.modalities)}: "
             "add the files, or use a run trained without them"
         )
     segmentation = segment_case(segmenter, case, ignore_affine=settings.ignore_affine)
-    grid = segmentation.subject.reference
     for note in segmentation.subject.notes:
         print(f"  note: {note}")
+    return segmentation
+
+
+def _write(segmentation: Segmentation, case: Case, settings: Settings) -> None:
+    """Write the files of one case; the label map comes last, so it stands for a complete case."""
+    grid = segmentation.subject.reference
     if settings.probabilities:
         write_probabilities(settings.probabilities_path(case), class_probabilities(segmentation), grid)
-    write_label(settings.label_path(case), segmentation.classes, grid, case.convention)
+    try:
+        write_label(settings.label_path(case), segmentation.classes, grid, case.convention)
+    except InputError:
+        if settings.probabilities:  # half a result would be in the way of the next attempt
+            settings.probabilities_path(case).unlink(missing_ok=True)
+        raise
     volumes = region_volumes_ml(segmentation.classes, grid.spacing)
     listed = ", ".join(f"{region} {volume:.1f} ml" for region, volume in volumes.items())
     print(f"  {listed} -> {settings.label_path(case)}", flush=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from data_pipeline.conventions import Region
 from data_pipeline.files import write_atomically
-from kd_jax.metrics import METRICS, REGIONS, RegionScores, Summary
+from kd_jax.metrics import METRICS, REGIONS, Paired, RegionScores, Summary
 
 CaseScores = Mapping[Region, RegionScores]
 Summaries = Mapping[Region, Mapping[str, Summary]]
@@ -63,7 +63,7 @@ def as_json(summaries: Summaries) -> dict[str, dict[str, dict[str, float]]]:
 
 def summary_table(title: str, summaries: Summaries) -> Table:
     """One network: mean ± SD and median [quartiles] of every region and metric, and of how many cases they are."""
-    table = _table(title, "mean ± SD", "median [Q1, Q3]", "n", "empty reference")
+    table = _table(title, "mean ± SD", "median [Q1, Q3]", "n", "empty ref.")
     for region, metric, heading, digits in _lines():
         s = summaries[region][metric]
         median = _number(s.median, digits)
@@ -74,22 +74,22 @@ def summary_table(title: str, summaries: Summaries) -> Table:
     return table
 
 
-def comparison_table(title: str, student: Summaries, teacher: Summaries, difference: Summaries) -> Table:
-    """Both networks on the same cases, and the paired difference: mean ± SD."""
+def comparison_table(title: str, paired: Paired) -> Table:
+    """Student, teacher and the paired difference on the same cases: mean ± SD."""
     table = _table(title, "student", "teacher", "student - teacher", "pairs")
     for region, metric, heading, digits in _lines():
-        columns = [_mean(s[region][metric], digits) for s in (student, teacher, difference)]
-        pairs = str(difference[region][metric].n)
+        columns = [_mean(s[region][metric], digits) for s in paired]
+        pairs = str(paired.difference[region][metric].n)
         table.add_row(_once(region, metric), heading, *columns, pairs, end_section=_is_last(metric))
     return table
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.HORIZONTALS)
+    table = Table(title=title, title_justify="left", box=box.HORIZONTALS, collapse_padding=True, pad_edge=False)
     table.add_column("")
     table.add_column("")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -67,9 +67,14 @@ def make_optimiser(settings: OptimiserConfig, schedule: optax.Schedule) -> optax
 def init_state(networks: Networks, config: Config) -> TrainState:
     """State at step 0; a function of `config` alone."""
     optimiser = make_optimiser(config.optimiser, make_schedule(config))
-    sides = init_params(networks, config, jax.random.key(config.seed))
-    teacher, student = (NetworkState(params, optimiser.init(params)) for params in sides)
-    return TrainState(jnp.zeros((), jnp.int32), teacher, student)
+
+    @jax.jit  # operator by operator it takes many times as long
+    def init(key: Array) -> TrainState:
+        teacher, student = (NetworkState(p, optimiser.init(p)) for p in init_params(networks, config, key))
+        return TrainState(jnp.zeros((), jnp.int32), teacher, student)
+
+    # XLA:CPU takes seconds to compile each draw of the default generator, a fraction of one for this.
+    return init(jax.random.key(config.seed, impl="rbg"))
 
 
 def make_train_step(
@@ -144,7 +149,7 @@ def descend(
 ) -> tuple[NetworkState, Float[Array, ""]]:
     """One optimiser step of one side; also the norm of its gradient before clipping."""
     updates, optimiser_state = optimiser.update(grads, state.optimiser, state.params)
-    return NetworkState(optax.apply_updates(state.params, updates), optimiser_state), optax.global_norm(grads)
+    return NetworkState(optax.apply_updates(state.params, updates), optimiser_state), optax.tree.norm(grads)
 
 
 def mean_over(tree: Any, axis_name: str | None) -> Any:

@@ -17,9 +17,10 @@ from data_pipeline.phantom.grid import BOX_ORIGIN, Grid, box_grid
 CHANNELS: tuple[str, ...] = ("gm", "wm", "depth", "periventricular", "enhancing")
 """Maps of an Anatomy, in the order they are stored."""
 
-_SCALES: Mapping[str, float] = {"gm": 1 / 255, "wm": 1 / 255, "depth": 0.25, "periventricular": 1 / 255}
+_SCALES: Mapping[str, float] = {name: 0.25 if name == "depth" else 1 / 255 for name in CHANNELS}
+"""What one unit of the stored byte means: quarter millimetres, or parts of one."""
 _DEPTH_LIMIT = 60.0
-"""Depths (mm) are stored in quarter millimetres in a byte."""
+"""Largest depth (mm) that fits a byte in quarter millimetres."""
 _SULCUS_DEPTH = 22.0
 """Fluid further than this (mm) from the surface of the brain is ventricle, not sulcus."""
 
@@ -29,10 +30,14 @@ _TUBE_REACH = 6
 Point = tuple[float, float, float]
 
 # Polylines in ICBM152 millimetres (x, y, z) and a radius in mm; x is mirrored for paired structures.
+_SAGITTAL: tuple[Point, ...] = (
+    *((0, 60, 29), (0, 48, 46), (0, 31, 57), (0, 15, 66), (0, -1, 71), (0, -18, 74), (0, -36, 74), (0, -52, 67)),
+    *((0, -68, 58), (0, -80, 44), (0, -90, 27), (0, -98, 8), (0, -96, -6)),
+)
 _SINUSES: tuple[tuple[float, tuple[Point, ...]], ...] = (
-    (3.0, ((0, 58, 30), (0, 40, 60), (0, 0, 80), (0, -40, 82), (0, -75, 58), (0, -100, 25), (0, -106, 0))),  # sagittal
-    (1.8, ((0, -42, 4), (0, -60, 2), (0, -85, -10), (0, -104, -6))),  # vein of Galen, straight sinus
-    (2.6, ((0, -106, -6), (28, -96, -22), (50, -72, -30), (56, -48, -34))),  # transverse sinus
+    (3.0, _SAGITTAL),
+    (1.8, ((0, -42, 4), (0, -60, 2), (0, -85, -10), (0, -96, -6))),  # vein of Galen, straight sinus
+    (2.6, ((0, -96, -6), (26, -90, -16), (46, -70, -26), (53, -52, -32))),  # transverse sinus
     (1.5, ((0, -42, 4), (6, -20, 20), (8, 0, 18))),  # internal cerebral veins
 )
 _ARTERIES: tuple[tuple[float, tuple[Point, ...]], ...] = (
@@ -63,14 +68,9 @@ class Anatomy:
         """Linear interpolation of a map at points in mm; 0 outside. Depth comes in mm, fractions in 0 to 1."""
         origin = np.array(self.grid.origin, np.float32).reshape(3, *(1,) * (points.ndim - 1))
         voxels = (points - origin) / np.float32(self.grid.spacing)
-        return self.sample_voxels(channel, voxels)
-
-    def sample_voxels(self, channel: str, voxels: Float32[np.ndarray, "3 *shape"]) -> Float32[np.ndarray, "*shape"]:
-        """As `sample`, with positions counted in voxels of the maps."""
-        values = np.empty(voxels.shape[1:], np.float32)
+        values = np.empty(points.shape[1:], np.float32)
         ndimage.map_coordinates(self.maps[CHANNELS.index(channel)], voxels, values, order=1, mode="constant")
-        values *= np.float32(_SCALES.get(channel, 1 / 255))
-        return values
+        return values * np.float32(_SCALES[channel])
 
     def save(self, path: Path) -> None:
         """Write the maps as a `.npy` that worker processes map into memory."""

@@ -19,8 +19,10 @@ from data_pipeline.phantom.deformation import (
     random_diffeomorphism,
     to_template,
 )
-from data_pipeline.phantom.grid import Grid, box_grid, smooth_field
-from data_pipeline.phantom.tumour import ET, NCR, Tumour, TumourPlan, grow_tumour, label_tumour, plan_tumour
+from data_pipeline.phantom.grid import BOX_ORIGIN, Grid, box_grid, smooth_field
+from data_pipeline.phantom.labels import ET, NCR, label_tumour, roughen
+from data_pipeline.phantom.plan import TumourPlan, plan_tumour
+from data_pipeline.phantom.tumour import Tumour, grow_tumour
 
 _FIELD_OF_VIEW = (240.0, 240.0, 155.0)
 """BraTS field of view, mm."""
@@ -89,10 +91,10 @@ def make_case(anatomy: Anatomy, seed: int, case: int, spacing: float) -> Phantom
     streams = _Streams(np.random.SeedSequence([seed, case]))
     plan = plan_tumour(streams["plan"], seed, case)
     affine, displacement = random_affine(streams["affine"]), random_diffeomorphism(streams["diffeomorphism"])
-    tumour = grow_tumour(streams["growth"], plan, anatomy, affine, displacement)
-    control = box_grid(CONTROL_SPACING)
-    outer = control.points()
-    depth = anatomy.sample("depth", to_template(outer, affine, displacement))
+    outer = box_grid(CONTROL_SPACING).points()
+    undisturbed = to_template(outer, affine, displacement)
+    tumour = grow_tumour(streams["growth"], plan, anatomy, undisturbed)
+    depth = anatomy.sample("depth", undisturbed)
     before = before_mass_effect(outer, tumour.effect, depth)
     template = to_template(before, affine, displacement)
     head = _place(streams, anatomy, tumour, template, before, spacing)
@@ -109,30 +111,37 @@ def _place(
 ) -> _Head:
     """Carry brain and tumour to the image grid, cut to the brain's bounding box."""
     whole = image_grid(spacing)
-    control = box_grid(CONTROL_SPACING)
-    inside = np.argwhere(anatomy.sample("depth", template) > 0)
-    lower, upper = [], []
-    for axis in range(3):
-        first = control.origin[axis] + CONTROL_SPACING * (inside[:, axis].min() - 1)
-        last = control.origin[axis] + CONTROL_SPACING * (inside[:, axis].max() + 1)
-        lower.append(max(0, int(np.floor((first - whole.origin[axis]) / spacing))))
-        upper.append(min(whole.shape[axis], int(np.ceil((last - whole.origin[axis]) / spacing)) + 1))
-    grid = whole.sub(tuple(lower), tuple(upper))  # type: ignore[arg-type]
+    box = _brain_box(anatomy.sample("depth", template), whole)
+    grid = whole.sub(tuple(s.start for s in box), tuple(s.stop for s in box))
     points = interpolate(template, grid)
     depth = anatomy.sample("depth", points)
     ragged = np.maximum(smooth_field(streams["mask"], grid, 9.0), 0)
     mask = depth > 0.5 + ragged
-    density = tumour.at(interpolate(before, grid)) * mask
-    box = tuple(slice(i, j) for i, j in zip(lower, upper, strict=True))
-    return _Head(grid, box, mask, points, density, depth)  # type: ignore[arg-type]
+    density = np.zeros(grid.shape, np.float32)
+    density[mask] = tumour.at(interpolate(before, grid)[:, mask])
+    return _Head(grid, box, mask, points, roughen(streams["edge"], density, grid), depth)
+
+
+def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> tuple[slice, slice, slice]:
+    """Voxels of the image grid that may hold brain, from the depth on the control grid."""
+    inside = np.argwhere(depth > 0)
+    box = []
+    for axis in range(3):
+        first = BOX_ORIGIN[axis] + CONTROL_SPACING * (inside[:, axis].min() - 1) - whole.origin[axis]
+        last = BOX_ORIGIN[axis] + CONTROL_SPACING * (inside[:, axis].max() + 1) - whole.origin[axis]
+        box.append(
+            slice(
+                max(0, int(np.floor(first / whole.spacing))),
+                min(whole.shape[axis], int(np.ceil(last / whole.spacing)) + 1),
+            )
+        )
+    return tuple(box)  # type: ignore[return-value]
 
 
 def _scan(streams: _Streams, anatomy: Anatomy, plan: TumourPlan, head: _Head) -> Phantom:
     """Label the tumour and acquire the four modalities."""
     label = label_tumour(streams, plan, head.density, head.grid, head.mask)
-    origin = np.array(anatomy.grid.origin, np.float32).reshape(3, 1, 1, 1)
-    voxels = head.points - origin
-    sampled = {name: anatomy.sample_voxels(name, voxels) for name in ("gm", "wm", "enhancing", "periventricular")}
+    sampled = _sample(anatomy, head, ("gm", "wm", "enhancing", "periventricular"))
     sulci = draw_sulci(streams["sulci"], head.grid, head.depth)
     healthy = tissue_maps(sampled["gm"], sampled["wm"], sulci, draw_sharpness(streams["sharpness"]))
     blur = _PARTIAL_VOLUME / head.grid.spacing
@@ -159,6 +168,16 @@ def _scan(streams: _Streams, anatomy: Anatomy, plan: TumourPlan, head: _Head) ->
         rngs = {name: streams[f"{name} {modality}"] for name in ("texture", "lesion", "bias", "noise")}
         images[modality] = _embed(acquire(clean, protocol, rngs, head.grid, head.mask, lesion), head)
     return Phantom(images, _embed(label, head), plan)
+
+
+def _sample(anatomy: Anatomy, head: _Head, channels: tuple[str, ...]) -> dict[str, Float32[np.ndarray, "d h w"]]:
+    """Maps of the template seen by the voxels of the brain; 0 elsewhere."""
+    points = head.points[:, head.mask]
+    sampled = {}
+    for channel in channels:
+        sampled[channel] = np.zeros(head.grid.shape, np.float32)
+        sampled[channel][head.mask] = anatomy.sample(channel, points)
+    return sampled
 
 
 def _embed(values: np.ndarray, head: _Head) -> np.ndarray:

@@ -27,6 +27,12 @@ CYSTIC_NCR = (0.4, 0.8)
 """FLAIR of a core that is fluid."""
 CYSTIC_FRACTION = 0.15
 
+_MOSTLY_DARK: Mapping[Modality, tuple[str, ...]] = MappingProxyType(
+    {"t1": ("ED", "ET"), "t1ce": ("ED",), "t2": (), "flair": ()}
+)
+"""Drawn as the darker of two draws: with even draws, tumours were no darker than brain on T1, and in patients they are."""
+
+_WHITE_SHIFT = 0.08
 _OEDEMA_RAMP = (0.08, 0.26)
 """Cell densities between which tissue turns into oedema: infiltration has no sharp edge."""
 
@@ -45,9 +51,15 @@ class Sharpness:
 
 
 def draw_sharpness(rng: np.random.Generator) -> Sharpness:
-    """One subject's sharpness; the template, an average of 152 heads, is blurrier than anyone's."""
+    """One subject's sharpness; the template, an average of 152 heads, is blurrier than anyone's.
+
+    Averaging also widens the cortex at the cost of the white matter between its folds, so the border
+    lies below half white matter.
+    """
     border = rng.uniform(0.1, 0.35)
-    return Sharpness((rng.uniform(0.05, 0.2), rng.uniform(0.4, 0.7)), (border, 1 - border))
+    return Sharpness(
+        (rng.uniform(0.05, 0.2), rng.uniform(0.4, 0.7)), (border - _WHITE_SHIFT, 1 - border - _WHITE_SHIFT)
+    )
 
 
 def draw_sulci(
@@ -102,6 +114,8 @@ def draw_intensities(rng: np.random.Generator) -> Mapping[Modality, Mapping[str,
     drawn = {}
     for modality in MODALITIES:
         drawn[modality] = {"wm": 1.0} | {t: rng.uniform(*r) for t, r in RANGES[modality].items()}
+        for tissue in _MOSTLY_DARK[modality]:
+            drawn[modality][tissue] = min(drawn[modality][tissue], rng.uniform(*RANGES[modality][tissue]))
     cystic, value = rng.random() < CYSTIC_FRACTION, rng.uniform(*CYSTIC_NCR)
     if cystic:
         drawn["flair"]["NCR"] = value

@@ -86,10 +86,26 @@ def _harmonic(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> F
     return 2 * a * b / np.maximum(a + b, np.float32(1e-12))
 
 
-def grow(
-    medium: Medium, start: Float32[np.ndarray, "d h w"], volume: float, level: float = OEDEMA_LEVEL
+def visible(
+    density: Float32[np.ndarray, "d h w"], cortex: Float32[np.ndarray, "d h w"]
 ) -> Float32[np.ndarray, "d h w"]:
-    """Cell density at the moment when the part above `level` has a volume.
+    """Density as images show it: cortex swells less than white matter where few cells have come.
+
+    Args:
+      density: cell density u.
+      cortex: part of thin infiltration that stays hidden, 0 (white matter) to 1; u = 0 and u = 1 stay.
+    """
+    return density * (1 - cortex * (1 - density))
+
+
+def grow(
+    medium: Medium,
+    start: Float32[np.ndarray, "d h w"],
+    volume: float,
+    cortex: Float32[np.ndarray, "d h w"],
+    level: float = OEDEMA_LEVEL,
+) -> Float32[np.ndarray, "d h w"]:
+    """Cell density at the moment when its visible part above `level` has a volume.
 
     Only the bounding box of the tumour is computed: information travels one voxel a step, so a box
     with a margin of as many voxels as there are steps until the next look loses nothing above 1e-4.
@@ -97,16 +113,17 @@ def grow(
     Args:
       medium: what it grows in.
       start: initial density, 0 to 1.
-      volume: ml; growth also ends after 2,000 steps, when it is stuck.
-      level: density that counts.
+      volume: ml; 0 lets nothing grow, and growth also ends after 2,000 steps, when it is stuck.
+      cortex: what `visible` hides.
+      level: visible density that counts.
     """
     u = start * medium.tissue
     dt = _time_step(medium)
     needed = volume * 1000 / medium.spacing**3
     for _ in range(_MAX_STEPS // _BLOCK):
-        if np.count_nonzero(u > np.float32(level)) >= needed:
-            break
         box = _bounding_box(u > np.float32(_NEGLIGIBLE), _BLOCK)
+        if np.count_nonzero(visible(u[box], cortex[box]) > np.float32(level)) >= needed:
+            break
         u[box] = _advance(np.ascontiguousarray(u[box]), medium, box, dt)
     return u
 

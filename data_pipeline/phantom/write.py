@@ -116,10 +116,10 @@ def phantom_folder(
     pool = make_phantoms(family / "pool", cases, seed, spacing, workers, progress)
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, {"recipe": RECIPE, "seed": seed, "spacing": spacing})
         for name in wanted:
             if not (folder / name).exists():
                 _publish(folder, name, functools.partial(_link, pool / name))
-        _claim(folder, {"recipe": RECIPE, "seed": seed, "spacing": spacing})
     return folder
 
 

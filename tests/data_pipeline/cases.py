@@ -1,13 +1,14 @@
 """Tiny synthetic BraTS folders for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, Modality
+from data_pipeline.formats import Case, find_cases
 
 Layout = Literal["2013", "2021", "2023"]
 
@@ -85,3 +86,14 @@ def write_case(
         values = CONVENTIONS[_CONVENTION[layout]].encode(tiny_classes(shape))
         write_nifti(file_of(home, case, "seg", layout, extension), values, affine)
     return home
+
+
+def one_case(folder: Path, rng: np.random.Generator, **options: Any) -> Case:
+    """Write one case with `write_case` and find it."""
+    return find_cases(write_case(folder, rng=rng, **options))[0]
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray | None = None) -> None:
+    """Replace the voxels of a file by `change(voxels)`, and its affine if one is given."""
+    image = nib.load(path)
+    write_nifti(path, change(np.asarray(image.dataobj)), image.affine if affine is None else affine)

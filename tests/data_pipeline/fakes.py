@@ -1,5 +1,6 @@
 """Prepared cases as small files, importable and picklable so that spawned workers can read them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,15 @@ class FakeCase:
 def patches_read(cases) -> int:
     """How many patches have been cut out of these cases so far, by whichever process."""
     return sum((case.folder / "reads").stat().st_size for case in cases if (case.folder / "reads").exists())
+
+
+def digest(batches) -> str:
+    """One word for the contents of batches, to compare them between processes."""
+    hashed = hashlib.sha256()
+    for batch in batches:
+        hashed.update(batch["image"].tobytes())
+        hashed.update(batch["label"].tobytes())
+    return hashed.hexdigest()
 
 
 def coded_images(shape, number):

@@ -202,7 +202,7 @@ def not_gzip(path: Path, rng) -> None:
         (not_gzip, "not a valid gzip file"),
         (lambda path, rng: path.write_bytes(b""), "zero bytes"),
         (lambda path, rng: path.write_bytes(gzip.compress(b"an error page of a server" * 40)), "not a NIfTI file"),
-        (cut_header, "not a NIfTI file"),
+        (cut_header, "not a NIfTI file (Binary block is wrong size)"),
         (cut_voxels, "voxel data are incomplete"),
         (lambda path, rng: None, "cannot be read (No such file or directory)"),
     ],
@@ -260,6 +260,7 @@ def test_singular_affine(tmp_path, rng):
         (4, "brats2023", "found label 4, expected one of 0, 1, 2, 3"),
         (-1, "brats2013", "found label -1, expected one of 0, 1, 2, 3, 4"),
         (0.5, "brats2018", "found the label value 0.5, expected integers"),
+        (np.inf, "brats2018", "found the label value inf, expected integers"),
         (np.nan, "brats2018", "found the label value nan, expected integers"),
     ],
 )

@@ -117,6 +117,7 @@ def test_both_networks_side_by_side_with_paired_differences(run, capsys):
     assert paired["regions"]["WT"]["dice"]["mean"] == pytest.approx(expected, rel=1e-4)
     out = capsys.readouterr().out
     assert "student and teacher on the same 2 cases" in out and "student - teacher" in out
+    assert max(map(len, out.split("Data: ")[0].splitlines())) <= 80 and "…" not in out  # fits a plain terminal
 
 
 @pytest.mark.parametrize(("rule", "hd95"), [("brats", MISSING_REGION_HD95_MM), ("nan", math.nan)])

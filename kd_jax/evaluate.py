@@ -95,7 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     write_json(folder / SUMMARY_FILE, _summary(evaluations, data, args))
     console = Console()
     _show(console, evaluations, data, args.empty)
-    console.print(f"Written to {folder}, with a picture of {drawn} in {PICTURE_FILE}", highlight=False, soft_wrap=True)
+    for line in (f"Picture: {folder / PICTURE_FILE} ({drawn})", f"Written to {folder}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return CASES_FAILED if any(e.failed for e in evaluations.values()) else 0
 
 
@@ -202,12 +203,16 @@ def _draw(
     rows = [
         Row(case, leading.views[case], {name: _outcome(e, case) for name, e in evaluations.items()}) for case in chosen
     ]
-    drawn = f"{len(chosen)} of {len(leading.scores)} cases"
+    drawn = _counted(len(leading.scores))
     if len(chosen) > 1:
-        drawn += f", from the {network}'s worst mean Dice to its best"
+        drawn = f"{len(chosen)} of {drawn}, from the {network}'s worst mean Dice to its best"
     phantom = " (embedded phantom)" if _is_phantom(evaluations, data) else ""
     draw_cases(path, rows, f"{args.run.resolve().name} on {data.name}{phantom}: {drawn}")
     return drawn
+
+
+def _counted(cases: int) -> str:
+    return "1 case" if cases == 1 else f"{cases} cases"
 
 
 def _outcome(evaluation: Evaluation, case: str) -> Outcome | str:
@@ -277,14 +282,13 @@ def _show(
                 console.print(f"{network}: {kind} {case}: {reason}", highlight=False, markup=False, soft_wrap=True)
         if evaluation.scores:
             s = evaluation.segmenter
-            title = (
-                f"{network} ({', '.join(s.modalities)}), step {s.step}, {len(evaluation.scores)} cases of {data.name}"
-            )
+            cases = _counted(len(evaluation.scores))
+            title = f"{network} ({', '.join(s.modalities)}), step {s.step}, {cases} of {data.name}"
             console.print(summary_table(title, summarise_cases(list(evaluation.scores.values()))))
     if len(evaluations) == 2:
         ids, paired = _paired(evaluations)
         if ids:
-            console.print(comparison_table(f"student and teacher on the same {len(ids)} cases", paired))
+            console.print(comparison_table(f"student and teacher on the same {_counted(len(ids))}", paired))
     phantom = " (embedded phantom: says nothing about patients)" if _is_phantom(evaluations, data) else ""
     lines = [f"Data: {data.path}{phantom}"]
     if data.trained_on:

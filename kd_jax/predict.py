@@ -118,7 +118,7 @@ def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
     used = ", ".join(m for m in segmenter.modalities if m in case.images) or "none"
     return (
         f"{case.id}: found {', '.join(case.images) or 'no modality'}; used {used}; "
-        f"label values {values} ({case.convention.name}, because of {why})"
+        f"writes label values {values} ({case.convention.name}, because of {why})"
     )
 
 

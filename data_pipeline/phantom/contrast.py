@@ -30,7 +30,7 @@ CYSTIC_FRACTION = 0.15
 _MOSTLY_DARK: Mapping[Modality, tuple[str, ...]] = MappingProxyType(
     {"t1": ("ED", "ET"), "t1ce": ("ED",), "t2": (), "flair": ()}
 )
-"""Drawn as the darker of two draws: with even draws, tumours were no darker than brain on T1, and in patients they are."""
+"""Drawn as the darker of two: with even draws tumours were no darker than brain on T1, and in patients they are."""
 
 _WHITE_SHIFT = 0.08
 _OEDEMA_RAMP = (0.08, 0.26)

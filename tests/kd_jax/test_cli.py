@@ -22,9 +22,16 @@ def test_the_status_is_that_of_the_command(status):
     assert seen == [["a", "b"]]
 
 
-def test_an_input_error_is_one_line_and_status_2(capsys):
-    assert run_command(raising(InputError("file.nii: found\n  this; expected that")), []) == 2
-    assert capsys.readouterr() == ("", "error: file.nii: found this; expected that\n")
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        ("file.nii: found this; expected that", "file.nii: found this; expected that"),
+        ("2 cases:  \n  a.nii: empty \n\n  b.nii: empty\n", "2 cases:\n  a.nii: empty\n  b.nii: empty"),
+    ],
+)
+def test_an_input_error_is_status_2_and_keeps_its_lines(capsys, message, printed):
+    assert run_command(raising(InputError(message)), []) == 2
+    assert capsys.readouterr() == ("", f"error: {printed}\n")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
@@ -58,15 +65,20 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert process.wait() == 141
 
 
-def test_writable_folders_are_created_and_left_empty(tmp_path):
+def test_trying_to_write_leaves_no_trace(tmp_path):
     ensure_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    ensure_writable(tmp_path / "there")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
 def test_a_file_in_the_way_is_not_writable(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        ensure_writable(tmp_path / "file")
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="cannot be written") as error:
+        ensure_writable(file)
+    assert str(error.value).startswith(f"{file}: ") and list(tmp_path.iterdir()) == [file]
 
 
 def test_one_line():

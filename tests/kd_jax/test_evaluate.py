@@ -172,7 +172,9 @@ def test_a_label_map_overrides_the_names(run, data):
 
 def test_nothing_to_score_is_an_error(run, data, capsys):
     assert evaluated(run, "--data", data / CASES[4]) == 2
-    assert capsys.readouterr().err.endswith(f"none of the 1 cases can be scored, first {CASES[4]}: no label\n")
+    assert capsys.readouterr().err.endswith(
+        f"none of the 1 cases can be scored, nothing is written, first {CASES[4]}: no label\n"
+    )
 
 
 def test_results_of_another_data_set_are_not_overwritten(run, data, tmp_path, capsys):

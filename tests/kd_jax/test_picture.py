@@ -166,7 +166,7 @@ def test_evaluate_draws_both_networks_on_the_same_slices_and_names_the_file(tmp_
     picture = run / "evaluation" / "data" / "cases.png"
     assert imread(picture).ndim == 3
     out = " ".join(capsys.readouterr().out.split())
-    assert f"Written to {picture.parent}, with a picture of 4 of 6 cases" in out and "cases.png" in out
+    assert f"Picture: {picture} (4 of 6 cases, from the student's worst mean Dice to its best)" in out
     ((_, rows, title),) = seen
     assert len(rows) == 4 and "run on data: 4 of 6 cases, from the student's worst mean Dice to its best" in title
     means = [mean_dice(row.networks["student"].scores) for row in rows]

@@ -1,0 +1,222 @@
+"""Training through the command: the run folder, stopping, resuming, several devices and processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import train as train_module
+from kd_jax.checkpoint import restore_network, restore_state
+from kd_jax.cli import run_command
+from kd_jax.distill import build_networks
+from kd_jax.journal import read_log
+from kd_jax.settings import load_config
+from kd_jax.step import init_state
+from kd_jax.stop import StopRequest
+from tests.data_pipeline.cases import write_case
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "--data.patch 16 16 16 --data.folds 2 --data.spacing 1 1 1 --train.epochs 2 --train.iterations 3 "
+    "--train.validation_iterations 1 --optimiser.momentum 0.9 "
+    "--teacher.features 4 6 8 --teacher.convs_encoder 1 --teacher.convs_decoder 1 "
+    "--student.features 4 6 8 --student.convs_encoder 1 --student.convs_decoder 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        write_case(folder / "cases", rng=rng, number=number, shape=(20, 22, 18))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(place):
+    return ["--data.root", str(place / "cases"), "--data.cache", str(place / "cache"), *TINY]
+
+
+@pytest.fixture(scope="module")
+def whole(place, settings):
+    """A run from start to end on two devices."""
+    run = place / "whole"
+    assert run_command(train_module.main, ["--run", str(run), *settings]) == 0
+    return run
+
+
+def _state(run: Path):
+    config = load_config(run / "config.json", {})
+    return jax.device_get(restore_state(run, init_state(build_networks(config, None), config))[0])
+
+
+def _assert_bitwise(ours: Path, theirs: Path):
+    for a, b in zip(jax.tree.leaves(_state(ours)), jax.tree.leaves(_state(theirs)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _assert_close(ours: Path, theirs: Path):
+    a, b = _state(ours), _state(theirs)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(b.student.params))
+    for side in ("teacher", "student"):
+        pairs = zip(*(jax.tree.leaves(getattr(state, side).params) for state in (a, b)), strict=True)
+        for x, y in pairs:
+            np.testing.assert_allclose(x, y, atol=2e-5 * scale)
+
+
+def _timeless(run: Path):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(run)]
+
+
+def test_the_run_folder_is_complete(whole, place):
+    log = read_log(whole)
+    assert [record["epoch"] for record in log if record["kind"] == "epoch"] == [0, 1]
+    last = log[-1]
+    assert last["step"] == 6
+    for network in ("teacher", "student"):
+        assert last[f"{network}/loss"] == pytest.approx(last[f"{network}/ce"])
+        assert 0 <= last[f"{network}/pseudo_dice/mean"] <= 1
+    assert {"barlow_twins/on_diagonal", "barlow_twins/off_diagonal", "learning_rate", "seconds"} <= last.keys()
+    assert (whole / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert any((whole / "tensorboard").iterdir())
+    split = json.loads((whole / "split.json").read_text())
+    assert len(split["train"]) == len(split["validation"]) == 2 and not set(split["train"]) & set(split["validation"])
+    assert Path(split["data_root"]) == place / "cases"
+    environment = json.loads((whole / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__ and len(environment["devices"]) == 2
+    for which in ("best", "latest"):
+        for network in ("student", "teacher"):
+            restored = restore_network(whole, network, which)
+            assert restored.step in (3, 6) and restored.modalities[-1] == "flair"
+
+
+def test_the_same_command_gives_bitwise_the_same_parameters_and_log(whole, place, settings):
+    again = place / "again"
+    assert run_command(train_module.main, ["--run", str(again), *settings]) == 0
+    _assert_bitwise(again, whole)
+    assert _timeless(again) == _timeless(whole)
+
+
+def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, settings, monkeypatch, capsys):
+    run = place / "stopped"
+    original, calls = train_module.shard, []
+
+    def shard_and_signal(batch):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(batch)
+
+    monkeypatch.setattr(train_module, "shard", shard_and_signal)
+    assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGTERM
+    assert f"stopped at step 2; go on with: python -m kd_jax.train --run {run} --resume" in capsys.readouterr().out
+    monkeypatch.setattr(train_module, "shard", original)
+    assert int(_state(run).step) == 2
+    assert run_command(train_module.main, ["--run", str(run), "--resume"]) == 0
+    _assert_bitwise(run, whole)
+    assert _timeless(run) == _timeless(whole)
+
+
+def test_stopping_after_an_epoch_and_resuming_changes_nothing(whole, place, settings, monkeypatch):
+    run = place / "after-epoch"
+    original = train_module._validate
+
+    def validate_and_signal(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(train_module, "_validate", validate_and_signal)
+    assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGINT
+    monkeypatch.setattr(train_module, "_validate", original)
+    assert run_command(train_module.main, ["--run", str(run), "--resume"]) == 0
+    _assert_bitwise(run, whole)
+    assert _timeless(run) == _timeless(whole)
+
+
+def test_a_finished_run_resumes_to_itself(whole, capsys):
+    before = _timeless(whole)
+    assert run_command(train_module.main, ["--run", str(whole), "--resume"]) == 0
+    assert "trained" in capsys.readouterr().out
+    assert _timeless(whole) == before
+
+
+def _python(*arguments: str, devices: int, **options) -> subprocess.Popen:
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "NPROC": "4"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "kd_jax.train", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def _finish(*processes: subprocess.Popen) -> None:
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+
+
+def test_a_run_of_two_devices_goes_on_on_one(whole, place, settings, monkeypatch):
+    run = place / "moved"
+    monkeypatch.setattr(StopRequest, "agreed", lambda self, step: step == 3 or self.requested)
+    original = train_module._validate
+
+    def validate_and_stop(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(train_module, "_validate", validate_and_stop)
+    run_command(train_module.main, ["--run", str(run), *settings])
+    assert int(_state(run).step) == 3
+    _finish(_python("--run", str(run), "--resume", devices=1))
+    assert int(_state(run).step) == 6
+    _assert_close(run, whole)
+
+
+def test_two_processes_on_loopback_equal_one(whole, place, settings):
+    run = place / "processes"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    cluster = ["--coordinator", address, "--processes", "2"]
+    _finish(
+        *(_python("--run", str(run), *settings, *cluster, "--process", str(i), devices=1) for i in range(2)),
+    )
+    _assert_close(run, whole)
+    assert [record["step"] for record in read_log(run) if record["kind"] == "epoch"] == [3, 6]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(whole, settings, capsys):
+    before = _timeless(whole)
+    assert run_command(train_module.main, ["--run", str(whole), *settings]) == 2
+    assert "holds a run; go on with --resume" in capsys.readouterr().err
+    assert _timeless(whole) == before
+
+
+def test_resuming_with_other_settings_is_refused(whole, capsys):
+    assert run_command(train_module.main, ["--run", str(whole), "--resume", "--train.epochs", "9"]) == 2
+    assert "train.epochs: cannot change when resuming" in capsys.readouterr().err
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(place, settings, capsys):
+    arguments = ["--run", str(place / "odd"), *settings, "--train.batch", "3"]
+    assert run_command(train_module.main, arguments) == 2
+    assert "train.batch is 3, which 2 devices cannot share evenly" in capsys.readouterr().err
+    assert not (place / "odd").exists()
+
+
+def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, capsys):
+    run = place / "diverged"
+    extreme = ["--optimiser.learning_rate", "1e30", "--optimiser.clip_norm", "1e30"]
+    assert run_command(train_module.main, ["--run", str(run), *settings, *extreme]) == 2
+    assert "the loss is no number any more" in capsys.readouterr().err

@@ -146,9 +146,9 @@ def _evaluate(segmenter: Segmenter, data: EvaluationData, options: Options, befo
         try:
             segmentation, reference = _segment(segmenter, case, options.ignore_affine)
         except InputError as error:
-            evaluation.failed[case.id] = one_line(error)
-            if before is None or before.failed.get(case.id) != one_line(error):
-                print(f"error: {case.id}: {one_line(error)}", file=sys.stderr)
+            evaluation.failed[case.id] = problem = one_line(error)
+            if before is None or _file_of(before.failed.get(case.id, "")) != _file_of(problem):
+                print(f"error: {case.id}: {problem}", file=sys.stderr)
             continue
         grid = segmentation.subject.reference
         # Not inside the try: where one label map cannot be written, no other can.
@@ -159,6 +159,11 @@ def _evaluate(segmenter: Segmenter, data: EvaluationData, options: Options, befo
         view = known or take_view(segmentation, reference, segmenter.modalities)
         evaluation.views[case.id], evaluation.classes[case.id] = view, take_classes(segmentation, view)
     return evaluation
+
+
+def _file_of(problem: str) -> str:
+    """What a message begins with; two networks that stumble over one file are one problem."""
+    return problem.partition(": ")[0]
 
 
 def _why_unusable(case: Case, segmenter: Segmenter) -> str | None:

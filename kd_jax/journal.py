@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tensorboardX import SummaryWriter
 
 from data_pipeline.files import write_atomically
@@ -96,6 +97,7 @@ def draw_progress(epochs: list[Record], file: Path) -> None:
                 axis.plot(number, values, style, marker="o", markersize=3, label=name)
         axis.set(title=title, xlabel="epoch", yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
 

@@ -1,6 +1,6 @@
 """Hosts, devices, placement, and the one wrapper that maps a step over devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -66,7 +66,7 @@ def replicated() -> NamedSharding:
     return NamedSharding(_mesh(jax.local_devices()), PartitionSpec())
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def shard(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Places a batch whose leading axis counts the local devices, one entry on each; returns at once.
 
     A process among several hands over host arrays: `pmap` itself joins the hosts' shares.

@@ -1,9 +1,9 @@
 """Train state and the pure train step, which names its device axis."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -27,7 +27,8 @@ from kd_jax.distill import (
 Batch = Mapping[str, Array]
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class NetworkState:
     """One side of the pair: parameters (network, and projectors on the student's side) and optimiser state."""
 
@@ -35,7 +36,8 @@ class NetworkState:
     optimiser: Any
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class TrainState:
     """Everything a step changes."""
 

@@ -39,7 +39,7 @@ from kd_jax.parallel import (
 from kd_jax.progress import Progress
 from kd_jax.runs import default_run, open_run, resume_run
 from kd_jax.settings import SettingsHelp, add_setting_arguments, load_config, overrides_from
-from kd_jax.step import TrainState, init_state, make_train_step, make_validation_step
+from kd_jax.step import Batch, TrainState, init_state, make_train_step, make_validation_step
 from kd_jax.stop import StopRequest
 
 NETWORKS = "teacher", "student"
@@ -48,7 +48,7 @@ VALIDATION_SEED = 1
 LOG_EVERY = 10
 """Steps between step records of the log."""
 
-Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Mapping[str, Array]]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,7 +126,7 @@ def _train_epoch(
     state: TrainState,
     progress: Progress,
     step: Step,
-    batches: Iterator[dict[str, np.ndarray]],
+    batches: Iterator[Batch],
     journal: Journal,
     stop: StopRequest,
 ) -> TrainState:

@@ -21,8 +21,8 @@ NORM_EPSILON = 1e-5
 """Added to the variance, as in nnU-Net's InstanceNorm."""
 NEGATIVE_SLOPE = 0.01
 """Of LeakyReLU, as in nnU-Net."""
-STACK_TAPS_UP_TO = 8
-"""Input channels up to which depth taps are stacked in channels: measured forward and backward, 48³, 2 cores."""
+STACK_TAPS_UP_TO = 16
+"""Input channels up to which depth taps are stacked in channels (forward and backward at 40³ and 20³ on 2 cores)."""
 
 
 def conv3d_plain(

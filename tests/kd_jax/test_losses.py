@@ -78,9 +78,7 @@ def _barlow_float64(a, b):
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    st.integers(0, 1000), st.sampled_from([(8, 5), (64, 32), (128, 320)]), st.floats(0.01, 100), st.floats(-50, 50)
-)
+@given(st.integers(0, 1000), st.sampled_from([(8, 5), (64, 32), (128, 320)]), st.floats(0.01, 100), st.floats(-50, 50))
 def test_barlow_twins_equals_float64_numpy(seed, shape, scale, shift):
     rng = np.random.default_rng(seed)
     a = (shift + scale * rng.standard_normal(shape)).astype(np.float32)

@@ -92,7 +92,10 @@ def test_a_configuration_survives_json(seed, rate, loss, modalities):
         ({"student": {"modalities": ["t1", "t1"]}}, "student: modalities .* name one twice"),
         ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate: input should be a finite number"),
         ({"data": {"fold": 5}}, r"data.fold is 5; allowed: 0 to 4"),
-        ({"data": {"patch": [40, 40, 42]}}, r"data.patch \(40, 40, 42\) does not fit the teacher.*multiple.*\(8, 8, 8\)"),
+        (
+            {"data": {"patch": [40, 40, 42]}},
+            r"data.patch \(40, 40, 42\) does not fit the teacher.*multiple.*\(8, 8, 8\)",
+        ),
         ({"teacher": {"kernels": [[2, 3, 3]] * 4}}, "teacher: kernels hold .*must be odd"),
         ({"teacher": {"strides": [[1, 1, 1]]}}, "teacher: strides has 1 stages, features has 4"),
         ({"distillation": {"update": "alternating", "stop_gradient": False}}, "allowed only with stop_gradient = true"),

@@ -26,9 +26,7 @@ def _assert_trees(ours, theirs, relative):
 
 
 def _equal(ours, theirs):
-    return all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    )
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +145,7 @@ def test_alternating_update_moves_the_teacher_first():
     ]
     # With the gradient stopped the teacher's own update is the same; the student follows another latent.
     _assert_trees(results[1].teacher.params, results[0].teacher.params, 1e-6)
-    moved = max(
-        np.abs(a - b).max()
-        for a, b in zip(*(jax.tree.leaves(r.student.params) for r in results), strict=True)
-    )
+    moved = max(np.abs(a - b).max() for a, b in zip(*(jax.tree.leaves(r.student.params) for r in results), strict=True))
     assert 0 < moved < 1e-2
 
 

@@ -23,12 +23,12 @@ from kd_jax.stop import StopRequest
 from tests.data_pipeline.cases import write_case
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (
-    "--data.patch 16 16 16 --data.folds 2 --data.spacing 1 1 1 --train.epochs 2 --train.iterations 3 "
-    "--train.validation_iterations 1 --optimiser.momentum 0.9 "
-    "--teacher.features 4 6 8 --teacher.convs_encoder 1 --teacher.convs_decoder 1 "
-    "--student.features 4 6 8 --student.convs_encoder 1 --student.convs_decoder 1"
-).split()
+_TINY = """
+    --data.patch 16 16 16 --data.folds 2 --data.spacing 1 1 1
+    --train.epochs 2 --train.iterations 3 --train.validation_iterations 1 --optimiser.momentum 0.9
+    --teacher.features 4 6 8 --teacher.convs_encoder 1 --teacher.convs_decoder 1
+    --student.features 4 6 8 --student.convs_encoder 1 --student.convs_decoder 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(place):
-    return ["--data.root", str(place / "cases"), "--data.cache", str(place / "cache"), *TINY]
+    return ["--data.root", str(place / "cases"), "--data.cache", str(place / "cache"), *_TINY.split()]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_run_folder_is_complete(whole, place):
     last = log[-1]
     assert last["step"] == 6
     for network in ("teacher", "student"):
-        assert last[f"{network}/loss"] == pytest.approx(last[f"{network}/ce"])
+        assert last[f"{network}/loss"] == pytest.approx(last[f"{network}/ce"] + last[f"{network}/dice"])
         assert 0 <= last[f"{network}/pseudo_dice/mean"] <= 1
     assert {"barlow_twins/on_diagonal", "barlow_twins/off_diagonal", "learning_rate", "seconds"} <= last.keys()
     assert (whole / "progress.png").read_bytes().startswith(b"\x89PNG")

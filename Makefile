@@ -1,0 +1,49 @@
+# make demo   trains teacher and student on the embedded phantom and scores both
+# make test   formatter, linter, type checker, tests
+# Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV := .venv
+RUN := runs/demo
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint format audit clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kd_jax needs Python 3.11 or newer, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(VENV)/bin/python -m kd_jax.train --run $(RUN) --overwrite
+	$(VENV)/bin/python -m kd_jax.evaluate $(RUN) --network both
+	@echo "Pictures: $(RUN)/progress.png and $(RUN)/evaluation/validation/cases.png"
+	@echo "A patient of your own: $(VENV)/bin/python -m kd_jax.predict $(RUN) PATIENT_FOLDER -o OUT"
+
+lint: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/python -m pytest -n 2 -m 'not slow'
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m slow
+
+audit: $(READY)
+	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --cases 20 --seed 0
+	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
+
+format: $(READY)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

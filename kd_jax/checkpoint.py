@@ -147,8 +147,8 @@ def _folder(run: Path, which: Which) -> Path:
 
 
 def _latest_step(folder: Path) -> int | None:
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(p)]
-    return max(steps, default=None)
+    steps = [p for p in folder.glob("*") if p.name.isdigit() and all((p / item).is_dir() for item in _JSON_ITEMS)]
+    return max((int(p.name) for p in steps), default=None)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import KFold
+
+from data_pipeline.errors import InputError
+from kd_jax.cases import gather_cases, split_patients, write_split
+from kd_jax.settings import parse_config
+from tests.data_pipeline.cases import write_case
+
+
+def test_the_split_is_nnunets_where_each_patient_has_one_case():
+    # nnunetv2: KFold(n_splits=5, shuffle=True, random_state=12345) over the sorted case identifiers.
+    names = [f"BraTS2021_{i:05d}" for i in range(23)]
+    for fold, (train, held) in enumerate(KFold(5, shuffle=True, random_state=12345).split(names)):
+        assert split_patients(names, 5, fold) == (train.tolist(), held.tolist())
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=12).filter(lambda x: len(set(x)) >= 3), st.integers(0, 2))
+def test_no_patient_is_on_both_sides_and_no_case_is_lost(patients, fold):
+    train, held = split_patients(patients, 3, fold)
+    assert sorted(train + held) == list(range(len(patients)))
+    assert not {patients[i] for i in train} & {patients[i] for i in held}
+    assert train and held
+
+
+def test_every_patient_is_held_out_once():
+    patients = [f"p{i // 2}" for i in range(14)]
+    held = [i for fold in range(3) for i in split_patients(patients, 3, fold)[1]]
+    assert sorted(held) == list(range(14))
+
+
+def test_fold_all_trains_and_validates_on_everyone():
+    assert split_patients(["a", "b"], 5, "all") == ([0, 1], [0, 1])
+
+
+def test_fewer_patients_than_folds_are_refused():
+    with pytest.raises(
+        InputError, match=r"data\.folds is 5, but there are 2 patients: give fewer folds, or --data\.fold"
+    ):
+        split_patients(["a", "b", "b"], 5, 0)
+
+
+def _config(tmp_path, **data):
+    values = {"root": str(tmp_path / "cases"), "cache": str(tmp_path / "cache"), "spacing": [1, 1, 1], "folds": 2}
+    return parse_config({"data": {**values, **data}}, "test")
+
+
+def test_cases_without_a_modality_are_listed_or_left_out(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_case(tmp_path / "cases", rng=rng, number=number, shape=(12, 12, 12))
+    write_case(tmp_path / "cases", rng=rng, number=3, shape=(12, 12, 12), modalities=("flair", "t1ce"))
+    with pytest.raises(InputError, match=r"1 of 4 cases miss a modality[^\n]*\n  BraTS2021_00003 has no t1, t2"):
+        gather_cases(_config(tmp_path))
+    split = gather_cases(_config(tmp_path, skip_bad=True))
+    assert "left out: BraTS2021_00003 has no t1, t2" in capsys.readouterr().out
+    assert len(split.train) + len(split.validation) == 3
+    write_split(tmp_path, split, _config(tmp_path).data)
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert sorted(written["train"] + written["validation"]) == [f"BraTS2021_0000{i}" for i in range(3)]

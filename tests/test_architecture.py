@@ -1,0 +1,70 @@
+"""Who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCAL = {"kd_jax", "data_pipeline", "experiments", "tests"}
+VOCABULARY = {"data_pipeline.conventions", "data_pipeline.errors", "kd_jax.config"}
+
+
+def _modules(package: str) -> dict[str, Path]:
+    files = (ROOT / package).rglob("*.py")
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def _imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module)
+    return found
+
+
+def _local(file: Path) -> set[str]:
+    return {name for name in _imports(file) if name.split(".")[0] in LOCAL}
+
+
+@pytest.mark.parametrize(("name", "file"), sorted(_modules("data_pipeline").items()))
+def test_the_data_pipeline_imports_nothing_local_and_no_jax(name, file):
+    assert {n.split(".")[0] for n in _local(file)} <= {"data_pipeline"}
+    assert not {n.split(".")[0] for n in _imports(file)} & {"jax", "flax", "optax", "orbax", "torch"}
+
+
+@pytest.mark.parametrize(("name", "file"), sorted(_modules("kd_jax").items()))
+def test_nothing_imports_experiments_or_torch_and_only_checkpoint_imports_orbax(name, file):
+    tops = {n.split(".")[0] for n in _imports(file)}
+    assert not tops & {"experiments", "tests", "torch"}
+    assert "orbax" not in tops or name == "kd_jax.checkpoint"
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics", "models.operators", "models.unet", "models.projector"])
+def test_losses_metrics_and_models_stand_alone(name):
+    file = _modules("kd_jax")[f"kd_jax.{name}"]
+    assert {n for n in _local(file) if not n.startswith("kd_jax.models.")} <= VOCABULARY
+
+
+def test_metrics_need_no_jax():
+    file = _modules("kd_jax")["kd_jax.metrics"]
+    assert not {n.split(".")[0] for n in _imports(file)} & {"jax", "flax"}
+
+
+def test_importing_the_package_does_not_start_a_backend():
+    code = (
+        "import kd_jax.train, kd_jax.evaluate, kd_jax.predict, jax; "
+        "from jax._src import xla_bridge; assert not xla_bridge._backends, xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_project_names_no_machine():
+    for package in ("kd_jax", "data_pipeline", "experiments"):
+        for file in _modules(package).values():
+            assert str(Path.home()) + "/" not in file.read_text()

@@ -95,7 +95,8 @@ def check_same_grid(first: Geometry, other: Geometry, *, ignore_affine: bool = F
     )
     if not ignore_affine:
         raise InputError(
-            f"{difference}; register the case's files, or pass --ignore-affine if only the header is wrong"
+            f"{difference}; register the case's files, or pass --ignore-affine (to train: --data.ignore_affine true) "
+            "if only the header is wrong"
         )
     return (f"{difference}, ignored as asked",)
 

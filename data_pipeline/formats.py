@@ -228,7 +228,8 @@ def _convention(group: _Group, label: Path | None, override: LabelConvention | N
         if label is not None and override is None and group.case.upper().startswith("BRATS-PED-"):
             raise InputError(
                 f"{label}: BraTS-PED files mean 1 NCR, 2 ED, 3 ET in 2023 and 1 ET, 2 NET, 3 CC, 4 ED from 2024 on, "
-                'under the same names; pass --label-map "1=NCR,2=ED,3=ET" or "1=ET,2=NET,3=CC,4=ED"'
+                'under the same names; pass --label-map (to train: --data.label_map) "1=NCR,2=ED,3=ET" or '
+                '"1=ET,2=NET,3=CC,4=ED"'
             )
         return "BraTS 2023", override or CONVENTIONS["brats2023"]
     if _BRATS_2013.match(group.case):

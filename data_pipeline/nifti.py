@@ -99,7 +99,8 @@ def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarra
     if unknown:
         raise InputError(
             f"{path}: found label {_listed(unknown)}, expected one of {_listed(sorted(convention.to_class))} "
-            f'({convention.name}); pass --label-map with what the values mean, as in "1=NCR,2=ED,4=ET"'
+            f"({convention.name}); pass --label-map (to train: --data.label_map) with what the values mean, as in "
+            '"1=NCR,2=ED,4=ET"'
         )
     return convention.decode(np.ascontiguousarray(rounded, np.int32)), geometry
 

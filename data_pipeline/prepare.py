@@ -113,7 +113,10 @@ def _report(problems: list[str], total: int, *, skip_bad: bool) -> None:
         return
     lines = "".join(f"\n  {problem}" for problem in problems)
     if not skip_bad:
-        raise InputError(f"{len(problems)} of {total} cases cannot be used; repair them or pass --skip-bad:{lines}")
+        raise InputError(
+            f"{len(problems)} of {total} cases cannot be used; repair them, or leave them out with "
+            f"--data.skip_bad true:{lines}"
+        )
     print(f"left out {len(problems)} of {total} cases:{lines}", file=sys.stderr)
 
 

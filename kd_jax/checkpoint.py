@@ -5,8 +5,13 @@ optimiser, position and config (and projectors, where the run has them), so that
 network alone. Saves are asynchronous and atomic: a folder that was not completed is not a checkpoint.
 """
 
+import errno
+import logging
+import re
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -31,6 +36,10 @@ Position = dict[str, Any]
 """Where a run stands besides its arrays: JSON values, with the key "step"."""
 
 _JSON_ITEMS = "position", "config"
+_OS_ERROR = re.compile(r"([A-Z][\w ]*) \[os_error_code")
+"""What the storage library below Orbax says where Python would raise an OSError."""
+_OVERHEAD = 1_000_000
+"""Bytes of a checkpoint besides its arrays, at most: shardings, metadata, configuration."""
 
 
 class Checkpoints:
@@ -38,34 +47,59 @@ class Checkpoints:
 
     def __init__(self, run: Path) -> None:
         keep_one = ocp.training.preservation_policies.LatestN(1)
+        kinds: tuple[Which, ...] = "latest", "best"
+        self._folders = {which: _folder(run, which) for which in kinds}
         self._writers = {
             which: ocp.training.Checkpointer(
-                _folder(run, which), context=_context(), preservation_policy=keep_one, cleanup_tmp_directories=True
+                folder, context=_context(), preservation_policy=keep_one, cleanup_tmp_directories=True
             )
-            for which in ("latest", "best")
+            for which, folder in self._folders.items()
         }
 
     def save(self, which: Which, state: TrainState, position: Position, config: Config) -> None:
-        """Starts a save at `position["step"]`; waits only for the previous one of the same kind."""
-        writer = self._writers[which]
-        writer.wait()
-        # A copy, for the next step reuses the state's buffers while this save is still reading.
-        items = _items(globally_replicated(jax.tree.map(jnp.copy, state)))
-        items |= {"position": position, "config": TypeAdapter(Config).dump_python(config, mode="json")}
-        with _quiet():
-            writer.save_checkpointables_async(position["step"], items, force=True, overwrite=True)
+        """Starts a save at `position["step"]`; waits only for the previous one of the same kind.
+
+        Raises:
+          InputError: the disk is full or read-only; the checkpoint before is untouched.
+        """
+        writer, folder = self._writers[which], self._folders[which]
+        with _explained(folder):
+            writer.wait()
+            _require_room(folder, state)
+            # A copy, for the next step reuses the state's buffers while this save is still reading.
+            items = _items(globally_replicated(jax.tree.map(jnp.copy, state)))
+            items |= {"position": position, "config": TypeAdapter(Config).dump_python(config, mode="json")}
+            with _quiet():
+                writer.save_checkpointables_async(position["step"], items, force=True, overwrite=True)
 
     def wait(self) -> None:
-        """Returns when every started save is complete."""
-        for writer in self._writers.values():
-            writer.wait()
+        """Returns when every started save is complete.
+
+        Raises:
+          InputError: as `save`.
+        """
+        for which, writer in self._writers.items():
+            with _explained(self._folders[which]):
+                writer.wait()
 
     def __enter__(self) -> Self:
+        logging.getLogger("absl").addFilter(_is_not_raised)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        problems: list[InputError] = []
+        for which, writer in self._writers.items():
+            try:
+                with _explained(self._folders[which]):
+                    writer.close()
+            except InputError as problem:
+                problems.append(problem)
+                # At best: threads of Orbax may still be writing. What is left is no checkpoint, and goes on resuming.
+                for left in self._folders[which].glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(left, ignore_errors=True)
+        logging.getLogger("absl").removeFilter(_is_not_raised)
+        if problems and kind is None:  # else what made the first save fail is on its way already
+            raise problems[0]
 
 
 @dataclass(frozen=True)
@@ -173,6 +207,36 @@ def _context() -> ocp.Context:
     context = ocp.Context()
     context.checkpointables.registry = registry
     return context
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Orbax logs the traceback of what it raises afterwards, once per thread."""
+    return not record.exc_info
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """A failed write as one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        found = _OS_ERROR.search(str(error))
+        reason = error.strerror if isinstance(error, OSError) else found and found[1]
+        if reason is None:
+            raise
+        raise InputError(
+            f"{folder}: the checkpoint cannot be written ({reason}); the one before is untouched: free space or "
+            "change permissions, then go on with --resume"
+        ) from error
+
+
+def _require_room(folder: Path, state: TrainState) -> None:
+    """Looking first keeps Orbax from failing in the middle, loudly and in several threads at once."""
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    need = 2 * (arrays + _OVERHEAD)  # best and latest may be written at once, beside those that are there
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB free, {need / 1e6:.1f} MB needed")
 
 
 def _quiet() -> warnings.catch_warnings:

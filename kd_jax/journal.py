@@ -2,18 +2,23 @@
 
 import io
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from data_pipeline.files import write_atomically
+from data_pipeline.files import write_atomically, write_error
 
 LOG_FILE = "log.jsonl"
 PICTURE_FILE = "progress.png"
+BOARD_FOLDER = "tensorboard"
 Record = dict[str, Any]
 
 
@@ -36,8 +41,14 @@ class Journal:
         self.epochs = [record for record in kept if record["kind"] == "epoch"]
         content = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(run / LOG_FILE, content.encode())
-        self._log = (run / LOG_FILE).open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        with _explained(run):
+            self._log = (run / LOG_FILE).open("a", encoding="utf-8", buffering=1)
+            (run / BOARD_FOLDER).mkdir(exist_ok=True)
+            # Not SummaryWriter: its thread dies of a full disk, and then training waits for its queue for ever.
+            self._board = EventsWriter(str(run / BOARD_FOLDER / "events"))
+            if step:  # TensorBoard then drops what was logged later than this
+                start = SessionLog(status=SessionLog.START)
+                self._board.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
     def step(self, step: int, measurements: Mapping[str, float]) -> None:
         """Logs the measurements of one step."""
@@ -50,24 +61,42 @@ class Journal:
         record = {"kind": "epoch", "step": step, "epoch": epoch, **measurements}
         self.epochs.append(record)
         self._write(record)
-        self._board.flush()
+        with _explained(self._run / BOARD_FOLDER):
+            self._board.flush()
         draw_progress(self.epochs, self._run / PICTURE_FILE)
 
     def _write(self, record: Record) -> None:
         if not self._writes:
             return
-        self._log.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if name not in ("kind", "step", "epoch") and value is not None:
-                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        with _explained(self._run / LOG_FILE):
+            self._log.write(json.dumps(record) + "\n")
+        with _explained(self._run / BOARD_FOLDER):
+            for name, value in record.items():
+                if name not in ("kind", "step", "epoch") and value is not None:
+                    summary = scalar(f"{record['kind']}/{name}", value)
+                    self._board.write_event(Event(wall_time=time.time(), step=record["step"], summary=summary))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._writes:
-            self._log.close()
-            self._board.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._writes:
+            return
+        for file, name in ((self._log, LOG_FILE), (self._board, BOARD_FOLDER)):
+            try:
+                file.close()
+            except OSError as error:
+                if kind is None:  # else the run is already ending for this reason
+                    raise write_error(self._run / name, error) from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A failed write as the user should read it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def read_log(run: Path) -> list[Record]:

@@ -34,8 +34,8 @@ def default_run(config: Config) -> Path:
     return Path("runs") / f"{data}_{'-'.join(config.student.modalities)}_{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def open_run(run: Path, config: Config, arguments: Sequence[str], *, overwrite: bool) -> None:
-    """Makes the folder of a new run and writes its configuration and environment.
+def check_new_run(run: Path, *, overwrite: bool) -> None:
+    """Whether a new run may go to this folder, asked before its cases are prepared. Leaves no trace.
 
     Raises:
       InputError: the folder holds a run, or something else, or cannot be written.
@@ -51,8 +51,20 @@ def open_run(run: Path, config: Config, arguments: Sequence[str], *, overwrite: 
             raise InputError(
                 f"{run}: holds a run; go on with --resume, start anew with --overwrite, or give another --run"
             )
-        _clear(run)
     ensure_writable(run)
+
+
+def open_run(run: Path, config: Config, arguments: Sequence[str], *, overwrite: bool) -> None:
+    """Makes the folder of a new run and writes its configuration and environment.
+
+    Raises:
+      InputError: as `check_new_run`.
+    """
+    if jax.process_index() > 0:
+        return
+    check_new_run(run, overwrite=overwrite)
+    if run.is_dir():
+        _clear(run)
     write_atomically(run / CONFIG_FILE, dump_config(config).encode())
     write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
 

@@ -37,7 +37,7 @@ from kd_jax.parallel import (
     shard,
 )
 from kd_jax.progress import Progress
-from kd_jax.runs import default_run, open_run, resume_run
+from kd_jax.runs import check_new_run, default_run, open_run, resume_run
 from kd_jax.settings import SettingsHelp, add_setting_arguments, load_config, overrides_from
 from kd_jax.step import Batch, TrainState, init_state, make_train_step, make_validation_step
 from kd_jax.stop import StopRequest
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(args.config, overrides)
         local_batch(config.train.batch)
         run = args.run or default_run(config)
+        check_new_run(run, overwrite=args.overwrite)
     split = gather_cases(config)
     if not args.resume:
         open_run(run, config, arguments, overwrite=args.overwrite)

@@ -186,7 +186,7 @@ class OptimiserConfig:
 class TrainConfig:
     """How long, how large, in which precision."""
 
-    epochs: Annotated[PositiveInt, Field(description="number of epochs (nnU-Net: 1000)")] = 8
+    epochs: Annotated[PositiveInt, Field(description="number of epochs (nnU-Net: 1000)")] = 10
     iterations: Annotated[PositiveInt, Field(description="training steps per epoch (nnU-Net: 250)")] = 50
     validation_iterations: Annotated[PositiveInt, Field(description="validation batches per epoch (nnU-Net: 50)")] = 8
     batch: Annotated[PositiveInt, Field(description="patches per step over all devices and hosts")] = 2

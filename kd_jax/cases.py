@@ -1,28 +1,26 @@
 """Which cases a run trains and validates on."""
 
-import json
-import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import platformdirs
-from jax.experimental import multihost_utils
-from sklearn.model_selection import KFold
 
-from data_pipeline.conventions import Modality
+from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_atomically
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.loader import LoaderSettings
 from data_pipeline.phantom import phantom_folder
 from data_pipeline.prepare import PreparedCase, prepare_cases
 from kd_jax.config import Config, DataConfig
+from kd_jax.parallel import on_first_host
+from kd_jax.split import SplitRecord, split_patients
 
-SPLIT_SEED = 12345
-"""nnU-Net's seed of the cross-validation."""
-SPLIT_FILE = "split.json"
+NOTES_SHOWN = 10
+"""Notes about cases that are printed; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,16 @@ class Split:
     validation: tuple[PreparedCase, ...]
     root: Path
 
+    def record(self, data: DataConfig) -> SplitRecord:
+        """What is kept of it in the run folder."""
+        return SplitRecord(
+            data_root=str(self.root.resolve()),
+            label_map=data.label_map,
+            ignore_affine=data.ignore_affine,
+            train=[case.id for case in self.train],
+            validation=[case.id for case in self.validation],
+        )
+
 
 def gather_cases(config: Config) -> Split:
     """Finds (or makes) the cases, prepares them once, and splits them by patient.
@@ -42,42 +50,15 @@ def gather_cases(config: Config) -> Split:
     Raises:
       InputError: from reading or preparing; a case misses a modality a network needs; too few patients.
     """
-    if jax.process_index() > 0:
-        multihost_utils.sync_global_devices("cases prepared")
-    root, cases = _find(config.data)
-    if jax.process_index() == 0 and jax.process_count() > 1:
-        _prepare(cases, config.data)
-        multihost_utils.sync_global_devices("cases prepared")
-    prepared = _prepare(cases, config.data)
-    prepared = _with_modalities(prepared, config)
-    train, validation = split_patients([case.patient for case in prepared], config.data.folds, config.data.fold)
-    return Split(tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), root)
+    if jax.process_count() > 1:
+        on_first_host("cases prepared", lambda: _gather(config, progress=True))
+        return _gather(config, progress=False)
+    return _gather(config, progress=True)
 
 
-def split_patients(patients: Sequence[str], folds: int, fold: int | str) -> tuple[list[int], list[int]]:
-    """Indices of training and validation cases.
-
-    nnU-Net's cross-validation (`KFold` with shuffling and seed 12345 over the sorted identifiers), over
-    patients, so that the time points of one patient stay together; the same where each has one case.
-
-    Raises:
-      InputError: there are fewer patients than folds.
-    """
-    everyone = list(range(len(patients)))
-    if fold == "all":
-        return everyone, everyone
-    names = sorted(set(patients))
-    if len(names) < folds:
-        raise InputError(
-            f"data.folds is {folds}, but there are {len(names)} patients: give fewer folds, or --data.fold all "
-            "to train and validate on every case"
-        )
-    _, held = list(KFold(folds, shuffle=True, random_state=SPLIT_SEED).split(names))[int(fold)]
-    validation = {names[i] for i in held}
-    return (
-        [i for i in everyone if patients[i] not in validation],
-        [i for i in everyone if patients[i] in validation],
-    )
+def needed_modalities(config: Config) -> tuple[Modality, ...]:
+    """What teacher and student see together, in channel order."""
+    return tuple(name for name in MODALITIES if name in {*config.teacher.modalities, *config.student.modalities})
 
 
 def loader_settings(config: Config) -> LoaderSettings:
@@ -89,19 +70,8 @@ def loader_settings(config: Config) -> LoaderSettings:
         foreground=data.foreground,
         workers=data.workers,
         augmentation=data.augmentation,
+        modalities=needed_modalities(config),
     )
-
-
-def write_split(run: Path, split: Split, data: DataConfig) -> None:
-    """Writes which cases train and which are held out, for `evaluate` and for people."""
-    content = {
-        "data_root": str(split.root.resolve()),
-        "label_map": data.label_map,
-        "ignore_affine": data.ignore_affine,
-        "train": [case.id for case in split.train],
-        "validation": [case.id for case in split.validation],
-    }
-    write_atomically(run / SPLIT_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -109,41 +79,63 @@ def cache_folder(data: DataConfig) -> Path:
     return data.cache or Path(platformdirs.user_cache_dir("kd_jax"))
 
 
-def _find(data: DataConfig) -> tuple[Path, list[Case]]:
+def _gather(config: Config, *, progress: bool) -> Split:
+    data = config.data
+    root, cases = _find(data, progress=progress)
+    split_patients([case.patient for case in cases], data.folds, data.fold)  # too few are said before the work
+    prepared = _prepare(cases, config, progress=progress)
+    if progress:
+        _show_notes(prepared)
+    train, validation = split_patients([case.patient for case in prepared], data.folds, data.fold)
+    return Split(tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), root)
+
+
+def _find(data: DataConfig, *, progress: bool) -> tuple[Path, list[Case]]:
     root = data.root
     if root is None:
         spacing = min(data.spacing)
-        root = phantom_folder(data.phantom_cases, data.phantom_seed, spacing, cache=cache_folder(data))
-        cases = find_cases(root, data.label_map)
-        return root, cases[: data.phantom_cases]
+        cache = cache_folder(data)
+        root = phantom_folder(data.phantom_cases, data.phantom_seed, spacing, cache=cache, progress=progress)
     return root, find_cases(root, data.label_map)
 
 
-def _prepare(cases: Sequence[Case], data: DataConfig) -> list[PreparedCase]:
-    return prepare_cases(
-        cases,
-        data.spacing,
-        cache_folder(data) / "prepared",
-        workers=os.cpu_count() or 1,
-        skip_bad=data.skip_bad,
-        ignore_affine=data.ignore_affine,
-    )
-
-
-def _with_modalities(cases: Sequence[PreparedCase], config: Config) -> list[PreparedCase]:
-    needed: set[Modality] = {*config.teacher.modalities, *config.student.modalities}
-    lacking = [
-        f"{case.id} has no {', '.join(sorted(needed.difference(case.modalities)))}"
-        for case in cases
-        if needed.difference(case.modalities)
-    ]
-    usable = [case for case in cases if not needed.difference(case.modalities)]
-    if lacking and not (config.data.skip_bad and usable):
-        listed = "".join(f"\n  {line}" for line in lacking)
-        raise InputError(
+def _prepare(cases: Sequence[Case], config: Config, *, progress: bool) -> list[PreparedCase]:
+    """Everything that is wrong with the cases is said at once: files that cannot be used and modalities not there."""
+    data, needed = config.data, set(needed_modalities(config))
+    lacking = {case.id: sorted(needed.difference(case.images)) for case in cases if needed.difference(case.images)}
+    lines = [f"  {name}: has no {', '.join(missing)}" for name, missing in lacking.items()]
+    problem = "\n".join(
+        [
             f"{len(lacking)} of {len(cases)} cases miss a modality that teacher or student sees; leave them out with "
-            f"--data.skip_bad true, or change teacher.modalities:{listed}"
+            "--data.skip_bad true, or change teacher.modalities:",
+            *lines,
+        ]
+    )
+    usable = [case for case in cases if case.id not in lacking]
+    if not usable:
+        raise InputError(problem)
+    try:
+        prepared = prepare_cases(
+            usable,
+            data.spacing,
+            cache_folder(data) / "prepared",
+            workers=min(available_cores(), len(usable)),
+            skip_bad=data.skip_bad,
+            progress=progress,
+            ignore_affine=data.ignore_affine,
         )
-    for line in lacking:
-        print(f"left out: {line}")
-    return usable
+    except InputError as error:
+        raise InputError(f"{error}\n{problem}") if lacking and not data.skip_bad else error from error
+    if lacking and not data.skip_bad:
+        raise InputError(problem)
+    if lacking and progress:
+        print("\n".join(["left out:", *lines]), file=sys.stderr)
+    return prepared
+
+
+def _show_notes(cases: Sequence[PreparedCase]) -> None:
+    notes = [f"note: {case.id}: {note}" for case in cases for note in case.notes]
+    for line in notes[:NOTES_SHOWN]:
+        print(line, file=sys.stderr)
+    if len(notes) > NOTES_SHOWN:
+        print(f"note: and {len(notes) - NOTES_SHOWN} more, in meta.json of the prepared cases", file=sys.stderr)

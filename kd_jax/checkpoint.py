@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -72,16 +72,6 @@ class Checkpoints:
             with _quiet():
                 writer.save_checkpointables_async(position["step"], items, force=True, overwrite=True)
 
-    def wait(self) -> None:
-        """Returns when every started save is complete.
-
-        Raises:
-          InputError: as `save`.
-        """
-        for which, writer in self._writers.items():
-            with _explained(self._folders[which]):
-                writer.wait()
-
     def __enter__(self) -> Self:
         logging.getLogger("absl").addFilter(_is_not_raised)
         return self
@@ -138,7 +128,9 @@ def restore_network(run: Path, network: NetworkName, which: Which = "best") -> R
             f"({error.error_count()} problems, first: {error.errors()[0]['loc']}); use the version that trained it"
         ) from error
     settings = config.student if network == "student" else config.teacher
-    module = build_network(settings, config.train)
+    # A CPU computes bfloat16 by way of float32, slowly: there a network is applied in the precision of its parameters.
+    precision = "float32" if jax.default_backend() == "cpu" else config.train.precision
+    module = build_network(settings, replace(config.train, precision=precision))
     image = jax.ShapeDtypeStruct((1, *config.data.patch, len(settings.channels)), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
     target = _with_sharding(shapes, SingleDeviceSharding(jax.local_devices()[0]))
@@ -146,19 +138,18 @@ def restore_network(run: Path, network: NetworkName, which: Which = "best") -> R
     return Restored(config, network, module, params, items["position"]["step"])
 
 
-def restore_state(run: Path, like: TrainState, which: Which = "latest") -> tuple[TrainState, Position]:
-    """Restores the whole state of a run onto this host's devices, however many wrote it.
+def restore_state(run: Path, like: TrainState) -> tuple[TrainState, Position]:
+    """Restores the latest whole state of a run onto this host's devices, however many wrote it.
 
     Args:
       run: the run folder.
       like: a state of the run's configuration, e.g. its initial one; only shapes are used.
-      which: best or latest.
 
     Raises:
       InputError: there is no such checkpoint, or it does not fit the configuration.
     """
     target = _with_sharding(jax.eval_shape(lambda: _items(like)), replicated())
-    items = _load(run, which, {**target, "position": None})
+    items = _load(run, "latest", {**target, "position": None})
     teacher, student = {"network": items["teacher"]}, {"network": items["student"]}
     if "projectors" in items:
         student["projectors"] = items["projectors"]
@@ -232,6 +223,8 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _require_room(folder: Path, state: TrainState) -> None:
     """Looking first keeps Orbax from failing in the middle, loudly and in several threads at once."""
+    if jax.process_count() > 1:  # one host giving up alone would leave the others waiting for it
+        return
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     need = 2 * (arrays + _OVERHEAD)  # best and latest may be written at once, beside those that are there
     free = shutil.disk_usage(folder).free
@@ -255,7 +248,7 @@ def _load(run: Path, which: Which, target: Mapping[str, Any]) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{folder / str(step)}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or "
-            "was made with another configuration: try --checkpoint best or latest, or train again"
+            "was made with another configuration: take the other of best and latest, or train again"
         ) from error
 
 

@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from data_pipeline.augment import Augmentation
 from data_pipeline.conventions import MODALITIES, Modality
 
+MIN_SAMPLES = 4
+"""Fewer samples give a cross-correlation without information: with two, every entry is ±1."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -39,7 +41,7 @@ class DataConfig:
     spacing: Annotated[
         tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
     ] = (2.0, 2.0, 2.0)
-    patch: Annotated[Triple, Field(description="patch size in voxels")] = (40, 40, 40)
+    patch: Annotated[Triple, Field(description="patch size in voxels")] = (48, 48, 48)
     folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
     fold: Annotated[
         Annotated[int, Field(ge=0)] | Literal["all"],
@@ -77,8 +79,8 @@ class NetworkConfig:
         tuple[Triple, ...] | None,
         Field(description="stride into each stage; none is 1 1 1 for the first and 2 2 2 for the others"),
     ] = None
-    convs_encoder: Annotated[PositiveInt, Field(description="convolutions per encoder stage")] = 2
-    convs_decoder: Annotated[PositiveInt, Field(description="convolutions per decoder stage")] = 2
+    convs_encoder: Annotated[PositiveInt, Field(description="convolutions per encoder stage (nnU-Net: 2)")] = 1
+    convs_decoder: Annotated[PositiveInt, Field(description="convolutions per decoder stage (nnU-Net: 2)")] = 1
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -88,6 +90,8 @@ class NetworkConfig:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.features):
                 raise ValueError(f"{name} has {len(value)} stages, features has {len(self.features)}: give one each")
+        if self.strides and set(self.strides[0]) != {1}:
+            raise ValueError(f"strides begin with {self.strides[0]}: allowed is 1 1 1, for logits at full resolution")
         for kernel in self.kernels or ():
             if any(k % 2 == 0 for k in kernel):
                 raise ValueError(f"kernels hold {kernel}: sizes must be odd, so that a stage keeps its shape")
@@ -186,7 +190,7 @@ class OptimiserConfig:
 class TrainConfig:
     """How long, how large, in which precision."""
 
-    epochs: Annotated[PositiveInt, Field(description="number of epochs (nnU-Net: 1000)")] = 10
+    epochs: Annotated[PositiveInt, Field(description="number of epochs (nnU-Net: 1000)")] = 8
     iterations: Annotated[PositiveInt, Field(description="training steps per epoch (nnU-Net: 250)")] = 50
     validation_iterations: Annotated[PositiveInt, Field(description="validation batches per epoch (nnU-Net: 50)")] = 8
     batch: Annotated[PositiveInt, Field(description="patches per step over all devices and hosts")] = 2
@@ -201,7 +205,7 @@ class TrainConfig:
 class Config:
     """One run."""
 
-    seed: Annotated[int, Field(ge=0, description="of initialisation, shuffling and augmentation")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 1, description="of initialisation, shuffling and augmentation")] = 0
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
@@ -226,6 +230,11 @@ class Config:
         if self.distillation.weight == 0:
             return
         teacher, student = self.teacher, self.student
+        if self.distillation.samples == "cases" and self.train.batch < MIN_SAMPLES:
+            raise ValueError(
+                f"distillation.samples = cases gives one sample per case, and train.batch is {self.train.batch}: "
+                f"allowed from {MIN_SAMPLES} on (fewer carry no information); use samples = voxels, or a larger batch"
+            )
         if self.distillation.samples == "voxels" and teacher.total_stride != student.total_stride:
             raise ValueError(
                 f"teacher and student bottlenecks differ in shape (strides {teacher.total_stride} and "

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     evaluations: dict[NetworkName, Evaluation] = {}
     for segmenter in segmenters:
         predictions = folder / f"predictions_{segmenter.name}" if args.save_predictions else None
-        options = Options(args.empty, args.ignore_affine, predictions)
+        options = Options(args.empty, args.ignore_affine or data.ignore_affine, predictions)
         before = next(iter(evaluations.values()), None)
         evaluations[segmenter.name] = _evaluate(segmenter, data, options, before)
     _require_scores(evaluations, data)

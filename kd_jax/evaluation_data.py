@@ -4,15 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
+from kd_jax.split import SPLIT_FILE, SplitRecord
 
 HELD_OUT = "validation"
 """Name of a run's own held-out cases."""
-SPLIT_FILE = "split.json"
-"""Written by train: ids of both parts, where the data are, and their label map."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class EvaluationData:
       path: where the cases are.
       cases: sorted by id.
       held_out: these are the run's own validation cases.
+      ignore_affine: they were accepted although affines differ.
       trained_on: ids among them that the run was trained on.
     """
 
@@ -31,6 +30,7 @@ class EvaluationData:
     path: Path
     cases: Sequence[Case]
     held_out: bool
+    ignore_affine: bool
     trained_on: Sequence[str]
 
 
@@ -40,15 +40,15 @@ def evaluation_data(run: Path, data: Path | None, label_map: str | None) -> Eval
     Raises:
       InputError: the run does not say which cases it held out, they are no longer there, or `data` holds no cases.
     """
-    split = _read_split(run)
+    split = SplitRecord.read(run)
     if data is None:
         if split is None:
             raise InputError(
                 f"{run / SPLIT_FILE}: not there, so the held-out cases are unknown; check that {run} is a run folder, "
                 "or give labelled cases with --data"
             )
-        name, path, label_map = HELD_OUT, Path(split["data_root"]), label_map or split["label_map"]
-        wanted = set(split["validation"])
+        name, path, label_map = HELD_OUT, Path(split.data_root), label_map or split.label_map
+        wanted = set(split.validation)
         if not path.is_dir():
             raise InputError(f"{path}: the data of {run} are no longer there; say where they are with --data")
         cases = [case for case in find_cases(path, label_map) if case.id in wanted]
@@ -59,9 +59,10 @@ def evaluation_data(run: Path, data: Path | None, label_map: str | None) -> Eval
             )
     else:
         name, path, cases = data.resolve().name, data, find_cases(data, label_map)
-    trained = set(split["train"]) if split else set()
+    trained = set(split.train) if split else set()
     trained_on = [case.id for case in cases if case.id in trained]
-    return EvaluationData(name, path.resolve(), cases, data is None, trained_on)
+    ignore_affine = data is None and split is not None and split.ignore_affine
+    return EvaluationData(name, path.resolve(), cases, data is None, ignore_affine, trained_on)
 
 
 def refuse_other_data(summary: Path, data: EvaluationData) -> None:
@@ -78,15 +79,3 @@ def refuse_other_data(summary: Path, data: EvaluationData) -> None:
         raise InputError(
             f"{summary.parent}: holds the evaluation of {found}, not of {data.path}; choose another --output"
         )
-
-
-def _read_split(run: Path) -> dict[str, Any] | None:
-    """What train wrote about its split; None if it is not there."""
-    path = run / SPLIT_FILE
-    if not path.is_file():
-        return None
-    try:
-        split = json.loads(path.read_text())
-        return {key: split[key] for key in ("train", "validation", "data_root", "label_map")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); train again, or give labelled cases with --data") from error

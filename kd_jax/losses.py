@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from kd_jax.config import MIN_SAMPLES
+
 BARLOW_EPSILON = 1e-5
 """Added to the variance: BatchNorm's default in facebookresearch/barlowtwins `main.py`."""
 DICE_SMOOTHING = 1e-5
 """nnU-Net's smoothing of numerator and denominator."""
-MIN_SAMPLES = 4
-"""Fewer samples give a cross-correlation without information: with two, every entry is ±1."""
 
 
 def cross_entropy(logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d h w"]) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the coordinator's client has no public name; Orbax takes it from here as well
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -12,6 +13,8 @@ from data_pipeline.errors import InputError
 
 AXIS = "data"
 """Name of the device axis; batches are split over it, state is replicated."""
+_PATIENCE_MS = 24 * 3_600_000
+_DONE = "done"
 
 
 def connect_hosts(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -30,6 +33,39 @@ def connect_hosts(coordinator: str | None, processes: int | None, process: int |
             f"--distributed: {str(error).splitlines()[0]} Start under SLURM, Open MPI, Cloud TPU or Kubernetes, "
             "or give --coordinator HOST:PORT --processes N --process I"
         ) from error
+
+
+def on_first_host(name: str, work: Callable[[], object]) -> None:
+    """Does `work` on the first host while the others wait, however long it takes.
+
+    The hosts meet at the coordinator, not in a device collective, which gives up after half a minute.
+
+    Args:
+      name: unique in the run.
+      work: called on the first host only.
+
+    Raises:
+      InputError: what `work` raised, on every host.
+    """
+    if jax.process_count() == 1:
+        work()
+        return
+    client, key = distributed.global_state.client, f"kd_jax/{name}"
+    assert client is not None
+    if jax.process_index() > 0:
+        outcome = client.blocking_key_value_get(key, _PATIENCE_MS)
+        if outcome != _DONE:
+            raise InputError(outcome)
+        return
+    outcome = "the first host failed; see its messages"
+    try:
+        work()
+        outcome = _DONE
+    except InputError as error:
+        outcome = str(error)
+        raise
+    finally:
+        client.key_value_set(key, outcome)
 
 
 def local_batch(batch: int) -> int:

@@ -20,6 +20,7 @@ from kd_jax.checkpoint import has_checkpoint
 from kd_jax.cli import ensure_writable
 from kd_jax.config import Config
 from kd_jax.settings import config_values, dump_config, load_config
+from kd_jax.split import SplitRecord
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -40,8 +41,6 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
     Raises:
       InputError: the folder holds a run, or something else, or cannot be written.
     """
-    if jax.process_index() > 0:
-        return
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; give a folder for the run")
     if run.is_dir() and any(run.iterdir()):
@@ -54,19 +53,18 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
     ensure_writable(run)
 
 
-def open_run(run: Path, config: Config, arguments: Sequence[str], *, overwrite: bool) -> None:
-    """Makes the folder of a new run and writes its configuration and environment.
+def open_run(run: Path, config: Config, split: SplitRecord, arguments: Sequence[str], *, overwrite: bool) -> None:
+    """Makes the folder of a new run and writes its configuration, environment and split.
 
     Raises:
       InputError: as `check_new_run`.
     """
-    if jax.process_index() > 0:
-        return
     check_new_run(run, overwrite=overwrite)
     if run.is_dir():
         _clear(run)
     write_atomically(run / CONFIG_FILE, dump_config(config).encode())
     write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
+    split.write(run)
 
 
 def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
@@ -88,6 +86,23 @@ def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
             f"allowed: {', '.join(MAY_CHANGE)}"
         )
     return after
+
+
+def resume_split(run: Path, split: SplitRecord) -> None:
+    """Holds the cases found now against those the run was started with, and writes where they are now.
+
+    Raises:
+      InputError: other cases train or are held out than before.
+    """
+    before = SplitRecord.read(run)
+    if before is not None and (before.train, before.validation) != (split.train, split.validation):
+        old, new = {*before.train, *before.validation}, {*split.train, *split.validation}
+        changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, split otherwise"
+        raise InputError(
+            f"{split.data_root}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
+            f"{changed}); bring back what was there, or start a new run"
+        )
+    split.write(run)
 
 
 def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
@@ -116,9 +131,12 @@ def _clear(run: Path) -> None:
 
 
 def _commit() -> str | None:
-    source = Path(__file__).resolve().parent
-    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
     try:
+        # An environment inside some other repository is not a checkout of this one.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -67,7 +67,7 @@ def make_optimiser(settings: OptimiserConfig, schedule: optax.Schedule) -> optax
 
 
 def init_state(networks: Networks, config: Config) -> TrainState:
-    """State at step 0; a function of `config` alone."""
+    """State at step 0, drawn from `config.seed`; another backend or compiler may draw otherwise."""
     optimiser = make_optimiser(config.optimiser, make_schedule(config))
 
     @jax.jit  # operator by operator it takes many times as long

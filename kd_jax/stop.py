@@ -20,24 +20,25 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self.exit_status = 0
+        self._received = 0
         self._previous: dict[int, object] = {}
 
     def agreed(self, step: int) -> bool:
         """Whether to stop before `step`; the same answer on every host."""
         if jax.process_count() == 1:
             return self.requested
-        if step % AGREE_EVERY == 0:
-            flags = multihost_utils.process_allgather(np.array(self.exit_status))
+        if not self.requested and step % AGREE_EVERY == 0:
+            flags = multihost_utils.process_allgather(np.array(self._received))
             if flags.any():
-                self.requested, self.exit_status = True, int(flags.max())
-                return True
-        return False
+                self.requested, self.exit_status = True, 128 + int(flags.max())
+        return self.requested
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.requested or self.exit_status:
+        if self._received:  # by this process: that the hosts have agreed to stop is no second signal
             raise KeyboardInterrupt
-        self.exit_status = 128 + number
-        self.requested = jax.process_count() == 1
+        self._received = number
+        if jax.process_count() == 1:
+            self.requested, self.exit_status = True, 128 + number
         print(f"\n{signal.Signals(number).name}: saving after this step; once more to stop at once", file=sys.stderr)
 
     def __enter__(self) -> Self:

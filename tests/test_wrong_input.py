@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd_jax import evaluate, journal, predict, train
+from kd_jax import evaluate, journal, predict
+from kd_jax import training as train
 from kd_jax.checkpoint import Checkpoints, restore_network
 from kd_jax.cli import CASES_FAILED, COMMAND_ERROR, run_command
 from kd_jax.journal import Journal
@@ -321,7 +322,8 @@ def test_a_disk_that_fills_during_training_leaves_the_last_checkpoint(
     def end_epoch_on_disk(*args):  # what is still being written when the disk fills up is lost, as it should be
         end_epoch(*args)
         if args[2].epoch == 1:
-            args[-1].wait()
+            for writer in args[-1]._writers.values():
+                writer.wait()
 
     monkeypatch.setattr(train, "_end_epoch", end_epoch_on_disk)
     with disk_that_fills(owner, call, when):

@@ -26,6 +26,7 @@ from jaxtyping import Shaped
 from tqdm import tqdm
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
+from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.phantom.anatomy import load_anatomy, open_anatomy
 from data_pipeline.phantom.case import Phantom, image_grid, make_case
@@ -77,7 +78,7 @@ def make_phantoms(
                 shared = Path(scratch) / "anatomy.npy"
                 load_anatomy().save(shared)
                 write = functools.partial(write_case, out, shared, seed, spacing)
-                count = min(workers or _cores(), len(missing))
+                count = min(workers or available_cores(), len(missing))
                 _run(write, missing, count, tqdm(total=len(missing), desc="phantoms", disable=not progress))
     return out
 
@@ -145,11 +146,6 @@ def _check(cases: int, seed: int, spacing: float, workers: int | None) -> None:
         raise InputError(f"spacing: {spacing} mm; phantoms can be made at {low} to {high} mm")
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers}; give 1 or more processes")
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

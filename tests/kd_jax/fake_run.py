@@ -1,6 +1,5 @@
 """Run folders with networks of a few parameters, written by the real checkpoint code."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ from data_pipeline.conventions import CLASSES
 from kd_jax.checkpoint import Checkpoints
 from kd_jax.config import Config, DataConfig, StudentConfig, TeacherConfig
 from kd_jax.distill import build_networks
+from kd_jax.split import SplitRecord
 from kd_jax.step import init_state
 
 STEP = 7
@@ -42,8 +42,7 @@ def write_run(
 
 
 def write_split(run: Path, root: Path, train: list[str], validation: list[str]) -> None:
-    split = {"train": train, "validation": validation, "data_root": str(root), "label_map": None}
-    (run / "split.json").write_text(json.dumps(split))
+    SplitRecord(str(root), None, False, train, validation).write(run)
 
 
 def _params(zeros, content):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +5,9 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from data_pipeline.errors import InputError
-from kd_jax.cases import gather_cases, split_patients, write_split
+from kd_jax.cases import gather_cases
 from kd_jax.settings import parse_config
+from kd_jax.split import SplitRecord, split_patients
 from tests.data_pipeline.cases import write_case
 
 
@@ -54,11 +53,31 @@ def test_cases_without_a_modality_are_listed_or_left_out(tmp_path, capsys):
     for number in range(3):
         write_case(tmp_path / "cases", rng=rng, number=number, shape=(12, 12, 12))
     write_case(tmp_path / "cases", rng=rng, number=3, shape=(12, 12, 12), modalities=("flair", "t1ce"))
-    with pytest.raises(InputError, match=r"1 of 4 cases miss a modality[^\n]*\n  BraTS2021_00003 has no t1, t2"):
+    with pytest.raises(InputError, match=r"1 of 4 cases miss a modality[^\n]*\n  BraTS2021_00003: has no t1, t2"):
         gather_cases(_config(tmp_path))
     split = gather_cases(_config(tmp_path, skip_bad=True))
-    assert "left out: BraTS2021_00003 has no t1, t2" in capsys.readouterr().out
+    assert "left out:\n  BraTS2021_00003: has no t1, t2" in capsys.readouterr().err
     assert len(split.train) + len(split.validation) == 3
-    write_split(tmp_path, split, _config(tmp_path).data)
-    written = json.loads((tmp_path / "split.json").read_text())
-    assert sorted(written["train"] + written["validation"]) == [f"BraTS2021_0000{i}" for i in range(3)]
+    record = split.record(_config(tmp_path).data)
+    record.write(tmp_path)
+    assert SplitRecord.read(tmp_path) == record
+    assert sorted(record.train + record.validation) == [f"BraTS2021_0000{i}" for i in range(3)]
+
+
+def test_what_is_wrong_is_listed_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    write_case(tmp_path / "cases", rng=rng, number=0, shape=(12, 12, 12))
+    write_case(tmp_path / "cases", rng=rng, number=1, shape=(12, 12, 12), modalities=("flair", "t1ce"))
+    broken = write_case(tmp_path / "cases", rng=rng, number=2, shape=(12, 12, 12))
+    (broken / "BraTS2021_00002_t1.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        gather_cases(_config(tmp_path))
+    assert "BraTS2021_00002_t1.nii.gz: the file has zero bytes" in str(error.value)
+    assert "BraTS2021_00001: has no t1, t2" in str(error.value)
+
+
+def test_a_damaged_split_is_named(tmp_path):
+    (tmp_path / "split.json").write_text('{"train": []}')
+    with pytest.raises(InputError, match=r"split\.json: damaged"):
+        SplitRecord.read(tmp_path)
+    assert SplitRecord.read(tmp_path / "nowhere") is None

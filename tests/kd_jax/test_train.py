@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,14 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import train as train_module
+from kd_jax import training as train_module
 from kd_jax.checkpoint import restore_network, restore_state
 from kd_jax.cli import run_command
 from kd_jax.distill import build_networks
 from kd_jax.journal import read_log
 from kd_jax.settings import load_config
 from kd_jax.step import init_state
-from kd_jax.stop import StopRequest
 from tests.data_pipeline.cases import write_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,13 +162,16 @@ def _python(*arguments: str, devices: int, **options) -> subprocess.Popen:
 
 
 def _finish(*processes: subprocess.Popen) -> None:
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
 
 
 def test_a_run_of_two_devices_goes_on_on_one(whole, place, settings, monkeypatch):
     run = place / "moved"
-    monkeypatch.setattr(StopRequest, "agreed", lambda self, step: step == 3 or self.requested)
     original = train_module._validate
 
     def validate_and_stop(*args):
@@ -208,6 +211,14 @@ def test_resuming_with_other_settings_is_refused(whole, capsys):
     assert "train.epochs: cannot change when resuming" in capsys.readouterr().err
 
 
+def test_resuming_on_other_cases_is_refused(whole, place, capsys):
+    other = place / "other-cases"
+    shutil.copytree(place / "cases", other)
+    write_case(other, rng=np.random.default_rng(9), number=9, shape=(20, 22, 18))
+    assert run_command(train_module.main, ["--run", str(whole), "--resume", "--data.root", str(other)]) == 2
+    assert f"not the 4 cases that {whole} was started with, but 5" in capsys.readouterr().err
+
+
 def test_a_batch_that_devices_cannot_share_is_refused(place, settings, capsys):
     arguments = ["--run", str(place / "odd"), *settings, "--train.batch", "3"]
     assert run_command(train_module.main, arguments) == 2
@@ -215,8 +226,29 @@ def test_a_batch_that_devices_cannot_share_is_refused(place, settings, capsys):
     assert not (place / "odd").exists()
 
 
-def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, capsys):
+def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, monkeypatch, capsys):
     run = place / "diverged"
-    extreme = ["--optimiser.learning_rate", "1e30", "--optimiser.clip_norm", "1e30"]
-    assert run_command(train_module.main, ["--run", str(run), *settings, *extreme]) == 2
-    assert "the loss is no number any more" in capsys.readouterr().err
+    original, calls = train_module.shard, []
+
+    def shard_and_poison(batch):
+        calls.append(1)
+        image = batch["image"] * (np.nan if len(calls) == 6 else 1)  # 3 steps, 1 validation batch, the second step
+        return original({**batch, "image": image})
+
+    monkeypatch.setattr(train_module, "shard", shard_and_poison)
+    assert run_command(train_module.main, ["--run", str(run), *settings]) == 2
+    assert "is no number any more at step 5" in capsys.readouterr().err
+    assert int(_state(run).step) == 3
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_state(run)))
+
+
+def test_a_pair_that_sees_two_modalities_trains_on_cases_that_have_no_others(place, settings):
+    cases = place / "two-modalities"
+    for number in range(2):
+        write_case(
+            cases, rng=np.random.default_rng(number), number=number, shape=(20, 20, 20), modalities=("flair", "t1ce")
+        )
+    run = place / "pair"
+    both = ["--data.root", str(cases), "--teacher.modalities", "flair", "t1ce", "--train.epochs", "1"]
+    assert run_command(train_module.main, ["--run", str(run), *settings, *both]) == 0
+    assert restore_network(run, "teacher", "latest").modalities == ("t1ce", "flair")

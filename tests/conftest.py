@@ -1,10 +1,15 @@
-"""Two virtual CPU devices for every test, set before JAX is imported anywhere."""
+"""Two virtual CPU devices for every test, set before JAX is imported anywhere; the same examples in every run."""
 
 import os
 from pathlib import Path
+
+from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "4")  # collectives of two virtual devices deadlock on two cores without it (jax 0.10)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")

@@ -67,7 +67,7 @@ def test_canonical_orientation_is_nibabels(tmp_path, rng, permutation, flips):
     assert volume.shape_on_disk == (3, 4, 5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     shape=st.tuples(*[st.integers(1, 4)] * 3),
     orientation=st.sampled_from(ORIENTATIONS),

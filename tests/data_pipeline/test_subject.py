@@ -53,7 +53,7 @@ def test_normalisation_forgets_scale_and_offset_of_the_background(tmp_path, rng)
     assert any("background is the constant -13.51, the image is already normalised" in n for n in shifted.notes)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**16), density=st.floats(0.3, 0.9))
 def test_holes_are_filled_as_scipy_does(seed, density):
     foreground = np.random.default_rng(seed).random((6, 7, 5)) < density

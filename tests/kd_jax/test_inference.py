@@ -87,7 +87,7 @@ def test_starts_along_one_axis(size, edge, expected):
     assert [s[0] for s in window_starts((size, 4, 4), (edge, 4, 4))] == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 70), st.integers(0, 200))
 def test_windows_cover_the_axis_and_overlap_by_half(edge, extra):
     starts = [s[0] for s in window_starts((edge + extra, 1, 1), (edge, 1, 1))]
@@ -127,7 +127,7 @@ def test_a_constant_network_gives_its_constant_everywhere():
 def test_an_identity_network_gives_back_the_volume(mirror_axes):
     predict = make_predictor(identity, (), PATCH, batch=4, classes=2, mirror_axes=mirror_axes)
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(st.tuples(*[st.integers(1, 20)] * 3))
     def check(shape):
         images = volume(*shape, 2)

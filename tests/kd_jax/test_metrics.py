@@ -23,7 +23,7 @@ from kd_jax.metrics import (
 )
 
 ISOTROPIC = (1.0, 1.0, 1.0)
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 def mask_of(*voxels, shape=(12, 10, 8)):

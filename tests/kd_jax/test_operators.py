@@ -1,9 +1,12 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_jax.models.operators import (
+    STACK_TAPS_UP_TO,
     conv3d,
     conv3d_by_slices,
     conv3d_plain,
@@ -42,10 +45,11 @@ def _assert_same(form, reference, *args):
         ((4, 6, 4), (1, 1, 1), (2, 2, 2)),
     ],
 )
-def test_convolution_equals_the_plain_form(shape, kernel, stride):
+@pytest.mark.parametrize("channels", [3, STACK_TAPS_UP_TO + 1])
+def test_convolution_equals_the_plain_form(shape, kernel, stride, channels):
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, *shape, 3)).astype(np.float32)
-    w = rng.standard_normal((*kernel, 3, 4)).astype(np.float32)
+    x = rng.standard_normal((2, *shape, channels)).astype(np.float32)
+    w = rng.standard_normal((*kernel, channels, 4)).astype(np.float32)
     for form in (conv3d, conv3d_by_slices):
         _assert_same(lambda x, w, f=form: f(x, w, stride), lambda x, w: conv3d_plain(x, w, stride), x, w)
 
@@ -61,10 +65,15 @@ def test_convolution_by_hand():
 
 
 def test_convolution_is_lowered_for_each_platform_in_its_own_form():
-    args = jax.ShapeDtypeStruct((1, 8, 8, 8, 2), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 2, 2), jnp.float32)
-    traced = jax.jit(lambda x, w: conv3d(x, w, (1, 1, 1))).trace(*args)
-    assert traced.lower(lowering_platforms=("cpu",)).as_text().count("stablehlo.convolution") == 3
-    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.convolution") == 1
+    def convolutions(channels, platform):
+        x = jax.ShapeDtypeStruct((1, 8, 8, 8, channels), jnp.float32)
+        w = jax.ShapeDtypeStruct((3, 3, 3, channels, 2), jnp.float32)
+        text = jax.jit(lambda x, w: conv3d(x, w, (1, 1, 1))).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"stablehlo\.convolution.*-> tensor<([\dx]+)xf32>", text)
+
+    assert convolutions(2, "cpu") == ["8x8x8x2"]  # depth taps in channels, one 2-D convolution over 8 slices
+    assert convolutions(STACK_TAPS_UP_TO + 1, "cpu") == ["8x8x8x2"] * 3
+    assert convolutions(2, "tpu") == ["1x8x8x8x2"]
 
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])

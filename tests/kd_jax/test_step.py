@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.distill import build_networks, joint_loss, segmentation_loss
+from data_pipeline.errors import InputError
+from kd_jax.distill import build_networks, distillation_loss, joint_loss, segment, segmentation_loss
 from kd_jax.losses import barlow_twins
 from kd_jax.parallel import AXIS, map_over_devices, replicate, shard
 from kd_jax.step import init_state, make_optimiser, make_schedule, make_train_step, make_validation_step, region_counts
@@ -55,11 +56,18 @@ def one_device(config):
 
 
 def test_stop_gradient_leaves_exactly_no_barlow_gradient_in_the_teacher(config, state, batch):
-    without = tiny_config(distillation={"weight": 0.0})
-    teacher, student = _gradients(config, state, batch)
-    teacher_alone, student_alone = _gradients(without, state, batch)
-    assert _equal(teacher, teacher_alone)
-    assert not _equal(student, student_alone)
+    networks = build_networks(config, None)
+
+    def barlow(params):
+        bottlenecks = [
+            segment(module, side, settings, config.loss, batch["image"], batch["label"]).bottleneck
+            for module, side, settings in zip(networks[:2], params, (config.teacher, config.student), strict=True)
+        ]
+        return distillation_loss(networks, params[1], config, *bottlenecks, None)[0]
+
+    teacher, student = jax.jit(jax.grad(barlow))((state.teacher.params, state.student.params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(student))
 
 
 def test_without_stop_gradient_the_term_moves_the_teacher(state, batch):
@@ -99,7 +107,8 @@ def test_the_student_never_sees_the_other_modalities(config, state, batch):
     assert before["teacher/loss"] != after["teacher/loss"]
 
 
-def test_one_update_on_two_devices_equals_one_device(config, state, batch, one_device, two_devices):
+def _compare_one_update(state, batch, one_device, two_devices):
+    """One step of the whole batch on one device, and of its halves on two."""
     alone, measured_alone = one_device(state, batch)
     halves = shard({name: np.stack([value[:1], value[1:]]) for name, value in batch.items()})
     both, measured_both = two_devices(replicate(jax.tree.map(jnp.copy, state)), halves)
@@ -107,6 +116,30 @@ def test_one_update_on_two_devices_equals_one_device(config, state, batch, one_d
     assert sorted(measured_alone) == sorted(measured_both)
     for name, value in measured_alone.items():
         np.testing.assert_allclose(measured_both[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_one_update_on_two_devices_equals_one_device(state, batch, one_device, two_devices):
+    _compare_one_update(state, batch, one_device, two_devices)
+
+
+def test_one_alternating_update_with_projectors_on_two_devices_equals_one_device(batch):
+    config = tiny_config(distillation={"update": "alternating", "projector": (16, 12)})
+    state = init_state(build_networks(config, None), config)
+    one = jax.jit(make_train_step(build_networks(config, None), config, None))
+    two = map_over_devices(make_train_step(build_networks(config, AXIS), config, AXIS), donate=True)
+    _compare_one_update(state, batch, one, two)
+
+
+def test_bfloat16_trains_like_float32_on_float32_parameters(state, batch, one_device):
+    config = tiny_config(train={"precision": "bfloat16"})
+    after, measured = jax.jit(make_train_step(build_networks(config, None), config, None))(state, batch)
+    expected = one_device(state, batch)[1]
+    assert all(np.isfinite(value) for value in measured.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    for name in ("teacher/loss", "student/loss", "barlow_twins/loss"):
+        assert measured[name] == pytest.approx(float(expected[name]), rel=0.05)
+        assert measured[name] != expected[name]
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.teacher, after.student)) if leaf.ndim} == {jnp.dtype("float32")}
 
 
 def test_barlow_value_and_gradient_on_two_devices_equal_one_device():
@@ -185,10 +218,17 @@ def test_networks_of_different_size_need_a_projector_and_train_with_one():
         assert not np.array_equal(before, after.student.params["projectors"][name]["dense_0"]["kernel"])
 
 
-def test_one_pooled_vector_per_case_is_refused_for_small_batches(state, batch):
-    config = tiny_config(distillation={"samples": "cases"})
-    with pytest.raises(ValueError, match="got 2 samples per step, needs at least 4"):
-        _gradients(config, state, batch)
+def test_one_pooled_vector_per_case_is_refused_for_small_batches():
+    with pytest.raises(
+        InputError, match=r"samples = cases gives one sample per case, and train\.batch is 2: allowed from 4"
+    ):
+        tiny_config(distillation={"samples": "cases"})
+    config = tiny_config(distillation={"samples": "cases"}, train={"batch": 4})
+    networks = build_networks(config, None)
+    shapes = jax.eval_shape(lambda: init_state(networks, config))
+    step = make_train_step(networks, config, None)
+    measured = jax.eval_shape(step, shapes, tiny_batch(0, 4))[1]
+    assert "barlow_twins/loss" in measured
 
 
 def test_segmentation_loss_terms():

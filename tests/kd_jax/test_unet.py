@@ -17,7 +17,9 @@ def _shapes(config: NetworkConfig, patch: tuple[int, int, int], classes: int = 4
 def test_nnunet_brats_topology():
     # nnU-Net v2's plan for BraTS: 128³, six stages, five heads. The weights are counted layer by layer.
     features = (32, 64, 128, 256, 320, 320)
-    params, (logits, bottleneck) = _shapes(NetworkConfig(features=features), (128, 128, 128))
+    params, (logits, bottleneck) = _shapes(
+        NetworkConfig(features=features, convs_encoder=2, convs_decoder=2), (128, 128, 128)
+    )
     assert [level.shape for level in logits] == [(2, s, s, s, 4) for s in (128, 64, 32, 16, 8)]
     assert bottleneck.shape == (2, 4, 4, 4, 320)
     block = lambda c, o: 27 * c * o + 3 * o  # noqa: E731  kernel, bias, norm scale, norm bias
@@ -66,7 +68,7 @@ def test_remat_and_precision_do_not_change_parameters_and_numbers():
 
 
 def test_initialisation_is_he_normal_with_zero_bias():
-    config = NetworkConfig(features=(32, 64))
+    config = NetworkConfig(features=(32, 64), convs_encoder=2)
     params = jax.jit(UNet(config, 4).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 8, 4)))["params"]
     kernel = params["encoder_1_1"]["kernel"]
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (1 + 0.01**2) / (27 * 64)), rel=0.02)

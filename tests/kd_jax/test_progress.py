@@ -1,5 +1,8 @@
+import struct
+
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from kd_jax.journal import Journal, draw_progress, read_log
 from kd_jax.progress import Progress
@@ -65,6 +68,30 @@ def test_the_journal_drops_what_was_logged_after_the_checkpoint(tmp_path):
     records = read_log(tmp_path)
     assert [(r["kind"], r["step"]) for r in records] == [("step", 10), ("epoch", 10), ("step", 20)]
     assert records[-1]["student/loss"] == 0.25
+
+
+def _events(folder):
+    """The events of a folder's only TensorBoard file: TFRecords of length (8 bytes), CRC (4), payload, CRC (4)."""
+    (file,) = folder.iterdir()
+    content, events = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack_from("<Q", content)
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return events
+
+
+def test_tensorboard_holds_what_was_logged(tmp_path):
+    with Journal(tmp_path, 0) as journal:
+        journal.step(10, {"student/loss": 1.5, "learning_rate": 0.25})
+        journal.epoch(20, 1, {"student/loss": 0.75, "student/pseudo_dice/ET": None})
+    version, *events = _events(tmp_path / "tensorboard")
+    assert version.file_version
+    assert [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] == [
+        (10, "step/student/loss", 1.5),
+        (10, "step/learning_rate", 0.25),
+        (20, "epoch/student/loss", 0.75),
+    ]
 
 
 def test_the_picture_is_drawn_with_gaps_and_without_distillation(tmp_path):

@@ -99,7 +99,10 @@ def test_a_configuration_survives_json(seed, rate, loss, modalities):
         ({"teacher": {"kernels": [[2, 3, 3]] * 4}}, "teacher: kernels hold .*must be odd"),
         ({"teacher": {"strides": [[1, 1, 1]]}}, "teacher: strides has 1 stages, features has 4"),
         ({"distillation": {"update": "alternating", "stop_gradient": False}}, "allowed only with stop_gradient = true"),
-        ({"data": {"augmentation": {"mirror": 1.5}}}, "augmentation.mirror is 1.5, but it is a probability: use 0 to 1"),
+        (
+            {"data": {"augmentation": {"mirror": 1.5}}},
+            "augmentation.mirror is 1.5, but it is a probability: use 0 to 1",
+        ),
         ({"data": {"foreground": 2}}, "data.foreground: input should be less than or equal to 1, found 2"),
     ],
 )

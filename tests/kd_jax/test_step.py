@@ -139,7 +139,9 @@ def test_bfloat16_trains_like_float32_on_float32_parameters(state, batch, one_de
     for name in ("teacher/loss", "student/loss", "barlow_twins/loss"):
         assert measured[name] == pytest.approx(float(expected[name]), rel=0.05)
         assert measured[name] != expected[name]
-    assert {leaf.dtype for leaf in jax.tree.leaves((after.teacher, after.student)) if leaf.ndim} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.teacher, after.student)) if leaf.ndim} == {
+        jnp.dtype("float32")
+    }
 
 
 def test_barlow_value_and_gradient_on_two_devices_equal_one_device():

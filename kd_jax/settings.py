@@ -77,6 +77,25 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """What argparse could not place: names the nearest setting and what the section allows.
+
+    Raises:
+      InputError: there is such an argument.
+    """
+    if not arguments:
+        return
+    name = next((a for a in arguments if a.startswith("-")), arguments[0]).partition("=")[0]
+    keys = [f"--{setting.key}" for setting in settings()]
+    near = difflib.get_close_matches(name, keys, n=1)
+    section = name.rpartition(".")[0]
+    allowed = [key for key in keys if section and key.rpartition(".")[0] == section]
+    raise InputError(
+        f"unknown option {name}{f' (did you mean {near[0]}?)' if near else ''}; "
+        + (f"allowed there: {', '.join(allowed)}" if allowed else "--help lists every setting")
+    )
+
+
 def overrides_from(args: argparse.Namespace) -> dict[str, Any]:
     """The settings given on the command line, by dotted key, as text."""
     given = {}

@@ -38,7 +38,7 @@ from kd_jax.parallel import (
 )
 from kd_jax.progress import Progress
 from kd_jax.runs import check_new_run, default_run, open_run, resume_run, resume_split
-from kd_jax.settings import SettingsHelp, add_setting_arguments, load_config, overrides_from
+from kd_jax.settings import SettingsHelp, add_setting_arguments, load_config, overrides_from, refuse_unknown
 from kd_jax.step import Batch, TrainState, init_state, make_train_step, make_validation_step
 from kd_jax.stop import StopRequest
 
@@ -53,7 +53,8 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    args = _parser().parse_args(arguments)
+    args, unknown = _parser().parse_known_args(arguments)
+    refuse_unknown(unknown)
     if args.distributed or args.coordinator:
         connect_hosts(args.coordinator, args.processes, args.process)
     overrides = overrides_from(args)

@@ -15,6 +15,7 @@ from kd_jax.settings import (
     load_config,
     overrides_from,
     parse_config,
+    refuse_unknown,
     settings,
 )
 
@@ -109,6 +110,24 @@ def test_a_configuration_survives_json(seed, rate, loss, modalities):
 def test_unknown_keys_and_impossible_values_are_refused_by_name(values, message):
     with pytest.raises(InputError, match=message):
         parse_config(values, "my.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--data.rooot", "x"],
+            r"unknown option --data.rooot \(did you mean --data.root\?\); allowed there: --data.root, ",
+        ),
+        (["--train.epocs=3"], r"--train.epocs \(did you mean --train.epochs\?\); allowed there: --train.epochs, "),
+        (["--zzz"], "unknown option --zzz; --help lists every setting"),
+        (["stray"], "unknown option stray"),
+    ],
+)
+def test_unknown_options_are_refused_with_what_is_allowed(arguments, message):
+    with pytest.raises(InputError, match=message):
+        refuse_unknown(arguments)
+    refuse_unknown([])
 
 
 def test_all_problems_are_named_at_once_with_the_file(tmp_path):

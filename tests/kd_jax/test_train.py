@@ -125,17 +125,21 @@ def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, setting
     assert _timeless(run) == _timeless(whole)
 
 
-def test_stopping_after_an_epoch_and_resuming_changes_nothing(whole, place, settings, monkeypatch):
-    run = place / "after-epoch"
+def _stop_after_the_first_epoch(run: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     original = train_module._validate
 
     def validate_and_signal(*args):
         os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    monkeypatch.setattr(train_module, "_validate", validate_and_signal)
-    assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGINT
-    monkeypatch.setattr(train_module, "_validate", original)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "_validate", validate_and_signal)
+        assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGINT
+
+
+def test_stopping_after_an_epoch_and_resuming_changes_nothing(whole, place, settings, monkeypatch):
+    run = place / "after-epoch"
+    _stop_after_the_first_epoch(run, settings, monkeypatch)
     assert run_command(train_module.main, ["--run", str(run), "--resume"]) == 0
     _assert_bitwise(run, whole)
     assert _timeless(run) == _timeless(whole)
@@ -172,14 +176,7 @@ def _finish(*processes: subprocess.Popen) -> None:
 
 def test_a_run_of_two_devices_goes_on_on_one(whole, place, settings, monkeypatch):
     run = place / "moved"
-    original = train_module._validate
-
-    def validate_and_stop(*args):
-        os.kill(os.getpid(), signal.SIGINT)
-        return original(*args)
-
-    monkeypatch.setattr(train_module, "_validate", validate_and_stop)
-    run_command(train_module.main, ["--run", str(run), *settings])
+    _stop_after_the_first_epoch(run, settings, monkeypatch)
     assert int(_state(run).step) == 3
     _finish(_python("--run", str(run), "--resume", devices=1))
     assert int(_state(run).step) == 6

@@ -1,5 +1,6 @@
 # make demo   trains teacher and student on the embedded phantom and scores both
 # make test   formatter, linter, type checker, tests
+# make parity compares with nnU-Net itself in an environment of its own (PyTorch; half an hour on two cores)
 # Another interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -8,7 +9,8 @@ RUN := runs/demo
 # One stamp per Python version: another interpreter makes another environment.
 READY := $(VENV)/.ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test lint format audit clean
+ORIGINALS := .venv-parity
+.PHONY: demo test lint format audit parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,9 +41,18 @@ audit: $(READY)
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --cases 20 --seed 0
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
 
+$(ORIGINALS)/.ready: pyproject.toml constraints.txt experiments/parity/requirements.txt
+	$(PYTHON) -m venv --clear $(ORIGINALS)
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r experiments/parity/requirements.txt
+	@touch $@
+
+parity: $(ORIGINALS)/.ready
+	$(ORIGINALS)/bin/python -m experiments.parity
+
 format: $(READY)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) $(ORIGINALS) .cache build *.egg-info

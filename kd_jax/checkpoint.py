@@ -130,7 +130,8 @@ def restore_network(run: Path, network: NetworkName, which: Which = "best") -> R
     settings = config.student if network == "student" else config.teacher
     # A CPU computes bfloat16 by way of float32, slowly: there a network is applied in the precision of its parameters.
     precision = "float32" if jax.default_backend() == "cpu" else config.train.precision
-    module = build_network(settings, replace(config.train, precision=precision))
+    applied = replace(config, train=replace(config.train, precision=precision))
+    module = build_network(settings, applied)
     image = jax.ShapeDtypeStruct((1, *config.data.patch, len(settings.channels)), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
     target = _with_sharding(shapes, SingleDeviceSharding(jax.local_devices()[0]))

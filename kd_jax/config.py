@@ -10,11 +10,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from data_pipeline.augment import Augmentation
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import CLASSES, MODALITIES, REGION_CLASSES, Modality
 
 MIN_SAMPLES = 4
 """Fewer samples give a cross-correlation without information: with two, every entry is ±1."""
@@ -24,6 +24,18 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+Axis = Literal["x", "y", "z"]
+AXES: tuple[Axis, ...] = ("x", "y", "z")
+"""Axes of every volume, in order: towards right, anterior, superior."""
+Outputs = Literal["classes", "regions"]
+
+
+def _one_or_each(value: object) -> object:
+    return (value,) if isinstance(value, int) else value
+
+
+PerStage = Annotated[tuple[PositiveInt, ...], BeforeValidator(_one_or_each)]
+"""One number for all stages, or one for each."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -63,7 +75,7 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class NetworkConfig:
-    """A 3-D U-Net as nnU-Net's plain one, by stage."""
+    """A 3-D U-Net as nnU-Net's plain or residual-encoder one, by stage."""
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = MODALITIES
     features: Annotated[tuple[PositiveInt, ...], Field(min_length=2, description="channels of each stage")] = (
@@ -79,8 +91,27 @@ class NetworkConfig:
         tuple[Triple, ...] | None,
         Field(description="stride into each stage; none is 1 1 1 for the first and 2 2 2 for the others"),
     ] = None
-    convs_encoder: Annotated[PositiveInt, Field(description="convolutions per encoder stage (nnU-Net: 2)")] = 1
-    convs_decoder: Annotated[PositiveInt, Field(description="convolutions per decoder stage (nnU-Net: 2)")] = 1
+    encoder: Annotated[
+        Literal["plain", "residual"], Field(description="blocks of the encoder; residual is nnU-Net's ResEnc")
+    ] = "plain"
+    convs_encoder: Annotated[
+        PerStage,
+        Field(
+            description="convolutions, or residual blocks, of each encoder stage; one number is for all "
+            "(nnU-Net: 2, ResEnc: 1 3 4 6 6 6)"
+        ),
+    ] = (1,)
+    convs_decoder: Annotated[
+        PerStage,
+        Field(
+            description="convolutions of each decoder stage, finest first; one number is for all "
+            "(nnU-Net: 2, ResEnc: 1)"
+        ),
+    ] = (1,)
+    reversed_axes: Annotated[
+        tuple[Axis, ...],
+        Field(description="axes along which the network sees volumes reversed; importing a nnU-Net sets x y"),
+    ] = ()
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -90,6 +121,11 @@ class NetworkConfig:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.features):
                 raise ValueError(f"{name} has {len(value)} stages, features has {len(self.features)}: give one each")
+        for name, stages in (("convs_encoder", len(self.features)), ("convs_decoder", len(self.features) - 1)):
+            if len(getattr(self, name)) not in (1, stages):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} numbers for {stages} stages: give one, or one each"
+                )
         if self.strides and set(self.strides[0]) != {1}:
             raise ValueError(f"strides begin with {self.strides[0]}: allowed is 1 1 1, for logits at full resolution")
         for kernel in self.kernels or ():
@@ -113,10 +149,24 @@ class NetworkConfig:
         return self.strides or ((1, 1, 1), *((2, 2, 2),) * (len(self.features) - 1))
 
     @property
+    def stage_convs_encoder(self) -> tuple[int, ...]:
+        """Convolutions, or residual blocks, per encoder stage."""
+        return _for_each(self.convs_encoder, len(self.features))
+
+    @property
+    def stage_convs_decoder(self) -> tuple[int, ...]:
+        """Convolutions per decoder stage, finest first."""
+        return _for_each(self.convs_decoder, len(self.features) - 1)
+
+    @property
     def total_stride(self) -> Triple:
         """Voxels of the input per voxel of the bottleneck, per axis."""
         x, y, z = (math.prod(s[axis] for s in self.stage_strides) for axis in range(3))
         return x, y, z
+
+
+def _for_each(values: tuple[int, ...], stages: int) -> tuple[int, ...]:
+    return values * stages if len(values) == 1 else values
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -139,8 +189,15 @@ class LossConfig:
     """Deep-supervised segmentation loss of both networks."""
 
     segmentation: Annotated[
-        Literal["ce", "dice_ce"], Field(description="ce is the paper's cross-entropy, dice_ce is nnU-Net's sum")
+        Literal["ce", "dice_ce", "dice_bce"],
+        Field(
+            description="ce is the paper's cross-entropy, dice_ce nnU-Net's sum of it and soft Dice; dice_bce is "
+            "nnU-Net's loss of overlapping regions: a sigmoid each for WT, TC and ET"
+        ),
     ] = "dice_ce"
+    batch_dice: Annotated[
+        bool, Field(description="soft Dice over the whole batch, all devices, as if it were one volume")
+    ] = False
     deep_supervision: Annotated[bool, Field(description="supervise every decoder level but the coarsest")] = True
 
 
@@ -164,14 +221,17 @@ class DistillationConfig:
     ] = ()
     stop_gradient: Annotated[bool, Field(description="the term does not move the teacher")] = True
     update: Annotated[
-        Literal["joint", "alternating"],
-        Field(description="joint: both networks at once; alternating: the teacher first, then the student against it"),
+        Literal["joint", "alternating", "student"],
+        Field(
+            description="joint: both networks at once; alternating: the teacher first, then the student against it; "
+            "student: the student alone, against a teacher from --teacher-from that is held still"
+        ),
     ] = "joint"
 
     @model_validator(mode="after")
-    def _alternating_stops(self) -> Self:
-        if self.update == "alternating" and not self.stop_gradient:
-            raise ValueError("update = alternating holds the teacher still: allowed only with stop_gradient = true")
+    def _held_still_means_stopped(self) -> Self:
+        if self.update != "joint" and not self.stop_gradient:
+            raise ValueError(f"update = {self.update} holds the teacher still: allowed only with stop_gradient = true")
         return self
 
 
@@ -225,6 +285,16 @@ class Config:
                 )
         self._bottlenecks_agree()
         return self
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the channels of the logits stand for: exclusive classes (softmax) or overlapping regions (sigmoid)."""
+        return "regions" if self.loss.segmentation == "dice_bce" else "classes"
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of the logits."""
+        return len(REGION_CLASSES) if self.outputs == "regions" else len(CLASSES)
 
     def _bottlenecks_agree(self) -> None:
         if self.distillation.weight == 0:

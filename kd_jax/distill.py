@@ -5,6 +5,7 @@ segmentation loss, and a Barlow Twins loss between their latents.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,19 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from data_pipeline.conventions import CLASSES, MODALITIES
-from kd_jax.config import Config, LossConfig, NetworkConfig, TrainConfig
-from kd_jax.losses import barlow_twins, cross_entropy, deep_supervision_weights, labels_at, soft_dice_loss
+from data_pipeline.conventions import MODALITIES
+from kd_jax.config import Config, LossConfig, NetworkConfig
+from kd_jax.losses import (
+    barlow_twins,
+    binary_cross_entropy,
+    cross_entropy,
+    deep_supervision_weights,
+    labels_at,
+    soft_dice_loss,
+)
 from kd_jax.models.projector import Projector
 from kd_jax.models.unet import UNet
+from kd_jax.outputs import region_truth
 
 Params = Mapping[str, Any]
 Measurements = dict[str, Float[Array, ""]]
@@ -39,9 +48,11 @@ class Seen(NamedTuple):
     measurements: Measurements
 
 
-def build_network(config: NetworkConfig, train: TrainConfig) -> UNet:
+def build_network(network: NetworkConfig, config: Config) -> UNet:
     """The module of one network of a run."""
-    return UNet(config, classes=len(CLASSES), dtype=jnp.dtype(train.precision), remat=train.remat)
+    return UNet(
+        network, classes=config.output_channels, dtype=jnp.dtype(config.train.precision), remat=config.train.remat
+    )
 
 
 def build_networks(config: Config, axis_name: str | None) -> Networks:
@@ -50,9 +61,7 @@ def build_networks(config: Config, axis_name: str | None) -> Networks:
     if config.distillation.weight > 0 and config.distillation.projector:
         widths = config.distillation.projector
         projectors = Projector(widths, axis_name), Projector(widths, axis_name)
-    return Networks(
-        build_network(config.teacher, config.train), build_network(config.student, config.train), projectors
-    )
+    return Networks(build_network(config.teacher, config), build_network(config.student, config), projectors)
 
 
 def init_params(networks: Networks, config: Config, key: Array) -> tuple[Params, Params]:
@@ -79,12 +88,12 @@ def segment(
     params: Params,
     config: NetworkConfig,
     loss: LossConfig,
-    image: Float[Array, "n d h w c"],
-    labels: Integer[Array, "n d h w"],
+    batch: Mapping[str, Array],
+    axis_name: str | None,
 ) -> Seen:
-    """Runs one network on the modalities it sees and measures its deep-supervised loss."""
-    logits, bottleneck = module.apply({"params": params["network"]}, select_modalities(image, config))
-    total, measurements = segmentation_loss(logits, labels, loss)
+    """Runs one network on the modalities it sees of a batch and measures its deep-supervised loss."""
+    logits, bottleneck = module.apply({"params": params["network"]}, select_modalities(batch["image"], config))
+    total, measurements = segmentation_loss(logits, batch["label"], loss, axis_name)
     return Seen(total, bottleneck, measurements)
 
 
@@ -96,21 +105,38 @@ def select_modalities(image: Float[Array, "*n c"], config: NetworkConfig) -> Flo
 
 
 def segmentation_loss(
-    logits: list[Float[Array, "n _d _h _w k"]], labels: Integer[Array, "n d h w"], config: LossConfig
+    logits: list[Float[Array, "n _d _h _w k"]],
+    labels: Integer[Array, "n d h w"],
+    config: LossConfig,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Measurements]:
-    """Weighted sum over decoder levels, finest first, and its terms."""
+    """Weighted sum over decoder levels, finest first, and its terms.
+
+    `axis_name` is the mapped axis the batch is spread over; it matters to `batch_dice` alone.
+    """
     levels = logits if config.deep_supervision else logits[:1]
     weights = deep_supervision_weights(len(levels))
-    terms = {"ce": cross_entropy, "dice": soft_dice_loss}
-    used = {name: terms[name] for name in config.segmentation.split("_")}
-    measurements = {name: jnp.zeros(()) for name in used}
+    measurements = {name: jnp.zeros(()) for name in config.segmentation.split("_")}
     for weight, level in zip(weights, levels, strict=True):
         if weight > 0:
-            truth = labels_at(labels, level.shape[1:4])
-            for name, term in used.items():
-                measurements[name] += weight * term(level, truth)
+            for name, value in _terms(level, labels_at(labels, level.shape[1:4]), config, axis_name).items():
+                measurements[name] += weight * value
     total = sum(measurements.values(), jnp.zeros(()))
     return total, {**measurements, "loss": total}
+
+
+def _terms(
+    logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d h w"], config: LossConfig, axis_name: str | None
+) -> Measurements:
+    """The terms of one decoder level; Dice leaves out the background, which regions do not have."""
+    if config.segmentation == "ce":
+        return {"ce": cross_entropy(logits, labels)}
+    dice = partial(soft_dice_loss, batch_dice=config.batch_dice, axis_name=axis_name)
+    if config.segmentation == "dice_bce":
+        truth = region_truth(labels)
+        return {"dice": dice(jax.nn.sigmoid(logits), truth), "bce": binary_cross_entropy(logits, truth)}
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    return {"dice": dice(jax.nn.softmax(logits)[..., 1:], one_hot[..., 1:]), "ce": cross_entropy(logits, labels)}
 
 
 def distillation_loss(
@@ -174,9 +200,8 @@ def joint_loss(
     Returns:
       The scalar to minimise on this device, and its terms.
     """
-    image, labels = batch["image"], batch["label"]
-    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, image, labels)
-    student = segment(networks.student, params[1], config.student, config.loss, image, labels)
+    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, batch, axis_name)
+    student = segment(networks.student, params[1], config.student, config.loss, batch, axis_name)
     pull, parts = distillation_loss(networks, params[1], config, teacher.bottleneck, student.bottleneck, axis_name)
     measurements = {**named("teacher", teacher.measurements), **named("student", student.measurements), **parts}
     return teacher.loss + student.loss + pull, measurements

@@ -130,7 +130,7 @@ def draw_progress(epochs: list[Record], file: Path) -> None:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
 
-    plot(axes[0, 0], _by_network("loss", "ce", "dice"), "segmentation losses", log=True)
+    plot(axes[0, 0], _by_network("loss", "ce", "dice", "bce"), "segmentation losses", log=True)
     barlow = {"barlow_twins/on_diagonal": "C2-", "barlow_twins/off_diagonal": "C4-", "barlow_twins/loss": "C5--"}
     plot(axes[0, 1], barlow, "Barlow Twins terms, before weighting", log=True)
     plot(axes[0, 2], _by_network("pseudo_dice/WT", "pseudo_dice/TC", "pseudo_dice/ET"), "pseudo-Dice of validation")
@@ -146,7 +146,7 @@ def draw_progress(epochs: list[Record], file: Path) -> None:
 
 
 def _by_network(*names: str) -> dict[str, str]:
-    styles = "-", "--", ":"
+    styles = "-", "--", ":", "-."
     colours = {"teacher": "C0", "student": "C1"}
     return {
         f"{network}/{name}": colour + style

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from kd_jax.config import MIN_SAMPLES
 
@@ -25,19 +25,36 @@ def cross_entropy(logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
 
 
-def soft_dice_loss(logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d h w"]) -> Float[Array, ""]:
-    """One minus the soft Dice, averaged over cases and foreground classes.
+def binary_cross_entropy(logits: Float[Array, "n d h w k"], truth: Bool[Array, "n d h w k"]) -> Float[Array, ""]:
+    """Mean over all voxels and channels of the cross-entropy of sigmoid(logits) (PyTorch `BCEWithLogitsLoss`)."""
+    logits = logits.astype(jnp.float32)
+    return jnp.mean(jax.nn.softplus(logits) - logits * truth)
 
-    nnU-Net's `MemoryEfficientSoftDiceLoss` with softmax, `batch_dice` and background off; it returns the
-    negative Dice, which differs by the constant 1.
+
+def soft_dice_loss(
+    probabilities: Float[Array, "n d h w k"],
+    truth: Shaped[Array, "n d h w k"],
+    *,
+    batch_dice: bool = False,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """One minus the soft Dice, averaged over cases and channels, or over channels alone with `batch_dice`.
+
+    nnU-Net's `MemoryEfficientSoftDiceLoss`; it returns the negative Dice, which differs by the constant 1.
+
+    Args:
+      probabilities: of the channels that count: without background where there is one.
+      truth: 0 or 1 (False or True) of each channel.
+      batch_dice: the whole batch is one volume, over all devices of `axis_name`.
+      axis_name: mapped axis the batch is spread over, or None.
     """
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
-    truth = jax.nn.one_hot(labels, logits.shape[-1])
+    probabilities, truth = probabilities.astype(jnp.float32), truth.astype(jnp.float32)
     axes = (1, 2, 3)
     overlap = jnp.sum(probabilities * truth, axes)
     size = jnp.sum(probabilities, axes) + jnp.sum(truth, axes)
-    dice = (2 * overlap + DICE_SMOOTHING) / (size + DICE_SMOOTHING)
-    return 1 - jnp.mean(dice[:, 1:])
+    if batch_dice:
+        overlap, size = _sum_over(overlap.sum(0), axis_name), _sum_over(size.sum(0), axis_name)
+    return 1 - jnp.mean((2 * overlap + DICE_SMOOTHING) / (size + DICE_SMOOTHING))
 
 
 def deep_supervision_weights(levels: int) -> tuple[float, ...]:

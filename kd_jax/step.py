@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32, Integer
+from jaxtyping import Array, Bool, Float, Int32
 
-from data_pipeline.conventions import REGION_CLASSES
 from kd_jax.config import Config, OptimiserConfig
 from kd_jax.distill import (
     Measurements,
@@ -23,6 +22,7 @@ from kd_jax.distill import (
     segment,
     select_modalities,
 )
+from kd_jax.outputs import found_regions, region_truth
 
 Batch = Mapping[str, Array]
 
@@ -89,10 +89,10 @@ def make_train_step(
     """
     schedule = make_schedule(config)
     optimiser = make_optimiser(config.optimiser, schedule)
-    gradients = joint_update if config.distillation.update == "joint" else alternating_update
+    update = _UPDATES[config.distillation.update]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Measurements]:
-        teacher, student, measurements = gradients(state, networks, config, optimiser, batch, axis_name)
+        teacher, student, measurements = update(state, networks, config, optimiser, batch, axis_name)
         measurements = {**mean_over(measurements, axis_name), "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, teacher, student), measurements
 
@@ -125,25 +125,40 @@ def alternating_update(
     axis_name: str | None,
 ) -> tuple[NetworkState, NetworkState, Measurements]:
     """The teacher moves first; the student then follows the moved teacher, which is held still."""
-    image, labels = batch["image"], batch["label"]
 
     def teacher_loss(params: Params) -> tuple[Float[Array, ""], Measurements]:
-        seen = segment(networks.teacher, params, config.teacher, config.loss, image, labels)
+        seen = segment(networks.teacher, params, config.teacher, config.loss, batch, axis_name)
         return seen.loss, seen.measurements
 
-    grads, teacher_terms = jax.grad(teacher_loss, has_aux=True)(state.teacher.params)
-    teacher, teacher_norm = descend(state.teacher, mean_over(grads, axis_name), optimiser)
-    latent = segment(networks.teacher, teacher.params, config.teacher, config.loss, image, labels).bottleneck
+    grads, terms = jax.grad(teacher_loss, has_aux=True)(state.teacher.params)
+    teacher, norm = descend(state.teacher, mean_over(grads, axis_name), optimiser)
+    moved = TrainState(state.step, teacher, state.student)
+    _, student, measurements = student_update(moved, networks, config, optimiser, batch, axis_name)
+    return teacher, student, {**measurements, **named("teacher", terms), "teacher/gradient_norm": norm}
+
+
+def student_update(
+    state: TrainState,
+    networks: Networks,
+    config: Config,
+    optimiser: optax.GradientTransformation,
+    batch: Batch,
+    axis_name: str | None,
+) -> tuple[NetworkState, NetworkState, Measurements]:
+    """The student moves alone; the teacher's loss is measured, and its latent is what the student is pulled to."""
+    teacher = segment(networks.teacher, state.teacher.params, config.teacher, config.loss, batch, axis_name)
 
     def student_loss(params: Params) -> tuple[Float[Array, ""], Measurements]:
-        seen = segment(networks.student, params, config.student, config.loss, image, labels)
-        pull, parts = distillation_loss(networks, params, config, latent, seen.bottleneck, axis_name)
+        seen = segment(networks.student, params, config.student, config.loss, batch, axis_name)
+        pull, parts = distillation_loss(networks, params, config, teacher.bottleneck, seen.bottleneck, axis_name)
         return seen.loss + pull, {**named("student", seen.measurements), **parts}
 
-    grads, student_terms = jax.grad(student_loss, has_aux=True)(state.student.params)
-    student, student_norm = descend(state.student, mean_over(grads, axis_name), optimiser)
-    norms = {"teacher/gradient_norm": teacher_norm, "student/gradient_norm": student_norm}
-    return teacher, student, {**named("teacher", teacher_terms), **student_terms, **norms}
+    grads, terms = jax.grad(student_loss, has_aux=True)(state.student.params)
+    student, norm = descend(state.student, mean_over(grads, axis_name), optimiser)
+    return state.teacher, student, {**named("teacher", teacher.measurements), **terms, "student/gradient_norm": norm}
+
+
+_UPDATES = {"joint": joint_update, "alternating": alternating_update, "student": student_update}
 
 
 def descend(
@@ -180,18 +195,14 @@ def make_validation_step(
         ):
             image = select_modalities(batch["image"], settings)
             logits, _ = module.apply({"params": side.params["network"]}, image)
-            counts.append(region_counts(jnp.argmax(logits[0], axis=-1), batch["label"]))
+            counts.append(region_counts(found_regions(logits[0], config.outputs), region_truth(batch["label"])))
         total = jnp.stack(counts)
         return {"counts": total if axis_name is None else lax.psum(total, axis_name)}
 
     return step
 
 
-def region_counts(prediction: Integer[Array, "n d h w"], labels: Integer[Array, "n d h w"]) -> Float[Array, "3 3"]:
-    """[WT, TC, ET] × [true positives, false positives, false negatives] in voxels."""
-    rows = []
-    for classes in REGION_CLASSES.values():
-        found = jnp.isin(prediction, jnp.array(classes))
-        truth = jnp.isin(labels, jnp.array(classes))
-        rows.append([(found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum()])
-    return jnp.array(rows, jnp.float32)
+def region_counts(found: Bool[Array, "n d h w r"], truth: Bool[Array, "n d h w r"]) -> Float[Array, "r 3"]:
+    """[region] × [true positives, false positives, false negatives] in voxels, over the batch."""
+    counts = [(found & truth).sum((0, 1, 2, 3)), (found & ~truth).sum((0, 1, 2, 3)), (~found & truth).sum((0, 1, 2, 3))]
+    return jnp.stack(counts, axis=-1).astype(jnp.float32)

@@ -101,7 +101,7 @@ class UNet(nn.Module):
         config, stages = self.config, len(self.config.features)
         skips = []
         for i in range(stages):
-            for j in range(config.convs_encoder):
+            for j in range(config.stage_convs_encoder[i]):
                 stride = config.stage_strides[i] if j == 0 else (1, 1, 1)
                 name = f"encoder_{i}_{j}"
                 x = block(config.features[i], config.stage_kernels[i], stride, self.dtype, name=name)(x)
@@ -111,7 +111,7 @@ class UNet(nn.Module):
         for i in reversed(range(stages - 1)):
             x = UpConv(config.features[i], config.stage_strides[i + 1], self.dtype, name=f"up_{i}")(x)
             x = jnp.concatenate([x, skips.pop()], axis=-1)
-            for j in range(config.convs_decoder):
+            for j in range(config.stage_convs_decoder[i]):
                 name = f"decoder_{i}_{j}"
                 x = block(config.features[i], config.stage_kernels[i], (1, 1, 1), self.dtype, name=name)(x)
             logits.append(Head(self.classes, name=f"head_{i}")(x))

@@ -8,6 +8,7 @@ import pytest
 from data_pipeline.errors import InputError
 from kd_jax.distill import build_networks, distillation_loss, joint_loss, segment, segmentation_loss
 from kd_jax.losses import barlow_twins
+from kd_jax.outputs import region_truth
 from kd_jax.parallel import AXIS, map_over_devices, replicate, shard
 from kd_jax.step import init_state, make_optimiser, make_schedule, make_train_step, make_validation_step, region_counts
 from tests.kd_jax.tiny import tiny_batch, tiny_config
@@ -60,7 +61,7 @@ def test_stop_gradient_leaves_exactly_no_barlow_gradient_in_the_teacher(config, 
 
     def barlow(params):
         bottlenecks = [
-            segment(module, side, settings, config.loss, batch["image"], batch["label"]).bottleneck
+            segment(module, side, settings, config.loss, batch, None).bottleneck
             for module, side, settings in zip(networks[:2], params, (config.teacher, config.student), strict=True)
         ]
         return distillation_loss(networks, params[1], config, *bottlenecks, None)[0]
@@ -253,7 +254,8 @@ def test_region_counts_by_hand():
     truth[0, 0, 0] = [1, 3]
     found[0, 0, 0] = [2, 3]
     found[0, 1, 1] = [1, 0]
-    assert np.asarray(region_counts(found, truth)).tolist() == [[2, 1, 0], [1, 1, 1], [1, 0, 0]]
+    counts = np.asarray(region_counts(region_truth(found), region_truth(truth)))
+    assert counts.tolist() == [[2, 1, 0], [1, 1, 1], [1, 0, 0]]
 
 
 def test_validation_counts_every_voxel_once_over_two_devices(config, state):

@@ -14,7 +14,16 @@ from rich.table import Table
 from experiments.parity.check import Check, Part
 
 REPORT = Path(__file__).with_name("report.json")
-PARTS = ("networks", "losses", "training", "inference", "planner", "augmentation", "importing")
+PARTS = (
+    "networks",
+    "losses",
+    "training",
+    "inference",
+    "postprocessing",
+    "planner",
+    "augmentation",
+    "importing",
+)
 _ORIGINALS = "torch", "nnunetv2", "dynamic-network-architectures", "batchgeneratorsv2"
 _OURS = "jax", "flax", "numpy", "scipy"
 

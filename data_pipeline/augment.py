@@ -13,7 +13,7 @@ from data_pipeline import intensity
 from data_pipeline.conventions import OUTSIDE_BRAIN
 from data_pipeline.errors import InputError
 from data_pipeline.sampling import Triple
-from data_pipeline.spatial import Matrix, cut_patch, mirror, rotation_zoom
+from data_pipeline.spatial import Matrix, cut_patch, cut_turned, enlarged_patch, flat_axis, mirror, rotation_zoom
 
 Image = Float32[np.ndarray, "d h w c"]
 Label = UInt8[np.ndarray, "d h w"]
@@ -31,10 +31,11 @@ class Augmentation:
     Attributes:
       rotation: of turning about all three axes, each by an angle of its own.
       rotation_degrees: angle about an axis.
-      zoom: of scaling, the same along all axes.
+      flat_rotation_degrees: the same for flat patches (`spatial.flat_axis`), which turn about their thin axis alone.
+      zoom: of scaling, the same along all axes but a flat patch's thin one.
       zoom_range: voxels of the volume per voxel of the patch: above 1 makes things smaller.
-      noise: of adding one field of Gaussian noise to all channels.
-      noise_sigma: its standard deviation, in units of the normalised image.
+      noise: of adding Gaussian noise to all channels.
+      noise_sigma: its standard deviation in all of them, in units of the normalised image.
       blur: of Gaussian blur.
       blur_channel: of each channel, given blur.
       blur_sigma: in voxels, drawn for every channel and axis.
@@ -44,7 +45,7 @@ class Augmentation:
       contrast_factor: the factor.
       low_resolution: of sampling more coarsely and interpolating back.
       low_resolution_channel: of each channel, given low resolution.
-      low_resolution_scale: fraction of the voxels kept along each axis.
+      low_resolution_scale: fraction of the voxels kept along each axis but a flat patch's thin one.
       inverted_gamma: of the gamma transform of the negative image.
       gamma: of the gamma transform; both keep each channel's mean and standard deviation.
       gamma_exponent: its exponent.
@@ -53,6 +54,7 @@ class Augmentation:
 
     rotation: float = 0.2
     rotation_degrees: Range = (-30.0, 30.0)
+    flat_rotation_degrees: Range = (-180.0, 180.0)
     zoom: float = 0.2
     zoom_range: Range = (0.7, 1.4)
     noise: float = 0.1
@@ -86,7 +88,7 @@ def _check_range(name: str, value: Sequence[float]) -> None:
     if len(value) != 2 or value[0] > value[1]:
         raise InputError(f"augmentation.{name} is {value}, expected two numbers, the smaller first")
     may_be_zero = name == "noise_sigma"
-    if name != "rotation_degrees" and (value[0] < 0 or (value[0] == 0 and not may_be_zero)):
+    if "degrees" not in name and (value[0] < 0 or (value[0] == 0 and not may_be_zero)):
         raise InputError(
             f"augmentation.{name} is {value}, expected {'no negative' if may_be_zero else 'positive'} numbers"
         )
@@ -102,20 +104,32 @@ def around_one(bounds: Range, rng: np.random.Generator) -> float:
     return rng.uniform(max(low, 1), high) if high > 1 else rng.uniform(low, high)
 
 
-def draw_rotation_zoom(settings: Augmentation, rng: np.random.Generator) -> Matrix | None:
-    """The matrix of a drawn rotation and zoom for `spatial.cut_patch`; None if neither was drawn."""
+def reach(patch: Triple, settings: Augmentation) -> Triple:
+    """Size of the box around a patch that its augmentation reads from; where patches may lie depends on it, too."""
+    flat = flat_axis(patch) is not None
+    return enlarged_patch(patch, settings.flat_rotation_degrees if flat else settings.rotation_degrees)
+
+
+def draw_rotation_zoom(patch: Triple, settings: Augmentation, rng: np.random.Generator) -> Matrix | None:
+    """The matrix of a drawn rotation and zoom for `spatial.cut_turned`; None if neither was drawn."""
     rotate, zoom = rng.random() < settings.rotation, rng.random() < settings.zoom
     if not (rotate or zoom):
         return None
-    a, b, c = rng.uniform(*settings.rotation_degrees, size=3) if rotate else (0.0, 0.0, 0.0)
-    return rotation_zoom((a, b, c), rng.uniform(*settings.zoom_range) if zoom else 1.0)
+    thin = flat_axis(patch)
+    degrees = settings.rotation_degrees if thin is None else settings.flat_rotation_degrees
+    factor = rng.uniform(*settings.zoom_range) if zoom else 1.0
+    return rotation_zoom(
+        [rng.uniform(*degrees) if rotate and thin in (None, axis) else 0.0 for axis in range(3)],
+        [1.0 if axis == thin else factor for axis in range(3)],
+    )
 
 
 def add_noise(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Adds Gaussian noise with probability `noise`. Changes `image`."""
+    """Adds Gaussian noise, another field to every channel, with probability `noise`. Changes `image`."""
     if rng.random() < settings.noise:
         sigma = rng.uniform(*settings.noise_sigma)
-        image += intensity.noise_field(image.shape[:3], sigma, rng)[..., None]
+        for c in range(image.shape[3]):
+            image[..., c] += intensity.noise_field(image.shape[:3], sigma, rng)
     return image
 
 
@@ -147,8 +161,12 @@ def random_contrast(image: Image, settings: Augmentation, rng: np.random.Generat
 def random_low_resolution(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
     """Coarsens channels with probability `low_resolution`, then `low_resolution_channel` each. Changes `image`."""
     if rng.random() < settings.low_resolution:
+        d, h, w = image.shape[:3]
+        thin = flat_axis((d, h, w))
         for c in np.flatnonzero(rng.random(image.shape[3]) < settings.low_resolution_channel):
-            image[..., c] = intensity.low_resolution(image[..., c], rng.uniform(*settings.low_resolution_scale))
+            scale = rng.uniform(*settings.low_resolution_scale)
+            x, y, z = (1.0 if axis == thin else scale for axis in range(3))
+            image[..., c] = intensity.low_resolution(image[..., c], (x, y, z))
     return image
 
 
@@ -186,12 +204,17 @@ def augment_patch(
 ) -> tuple[Image, Label]:
     """Cuts the patch whose first voxel is `start` out of a volume and augments it.
 
-    The volume is needed, not just the patch: rotation and zoom read beyond the patch's border. It is not changed.
+    The volume is needed, not just the patch: rotation and zoom read beyond the patch's border, as far as `reach` says.
+    It is not changed.
 
     Returns:
       image [*patch, c] float32, 0 outside the brain; label [*patch] uint8 in 0..3.
     """
-    image, classes = cut_patch(images, label, start, patch, draw_rotation_zoom(settings, rng))
+    matrix = draw_rotation_zoom(patch, settings, rng)
+    if matrix is None:
+        image, classes = cut_patch(images, label, start, patch)
+    else:
+        image, classes = cut_turned(images, label, start, patch, reach(patch, settings), matrix)
     for transform in (
         add_noise,
         random_blur,

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from data_pipeline.errors import InputError
 
@@ -42,11 +43,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
       InputError: the folder is read-only or full.
     """
+    with file_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def file_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file, open for writing, that becomes `path` when the block ends without an error.
+
+    Raises:
+      InputError: the folder is read-only or full, also for an OSError raised inside the block.
+    """
     temporary = _temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

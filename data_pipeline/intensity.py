@@ -14,7 +14,7 @@ SMALLEST = np.float32(1e-7)
 
 
 def noise_field(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Float32[np.ndarray, "..."]:
-    """Gaussian noise of standard deviation `sigma`; nnU-Net adds one field to all channels."""
+    """Gaussian noise of standard deviation `sigma`, which nnU-Net calls the variance; every channel gets its own."""
     field = rng.standard_normal(shape, dtype=np.float32)
     field *= np.float32(sigma)
     return field
@@ -78,12 +78,12 @@ def gamma(channel: Channel, exponent: float, *, inverted: bool = False) -> Chann
     return changed
 
 
-def low_resolution(channel: Channel, scale: float) -> Channel:
-    """Samples `scale` times as many voxels per axis (nearest) and interpolates back linearly.
+def low_resolution(channel: Channel, scales: tuple[float, float, float]) -> Channel:
+    """Samples `scales` times as many voxels along each axis (nearest) and interpolates back linearly.
 
     Voxels are cells, not points: their centres keep their place (PyTorch's `nearest-exact`, and `align_corners=False`).
     """
-    sizes = [max(1, round(size * scale)) for size in channel.shape]
+    sizes = [max(1, round(size * scale)) for size, scale in zip(channel.shape, scales, strict=True)]
     small = channel[np.ix_(*(_nearest(size, n) for size, n in zip(channel.shape, sizes, strict=True)))]
     for axis in (2, 1, 0):  # the last axis first, while there is least to interpolate along the slow axis
         lower, upper, weight = _linear(small.shape[axis], channel.shape[axis])

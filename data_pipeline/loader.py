@@ -21,10 +21,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
 
-from data_pipeline.augment import Augmentation, augment_patch, finish_patch
+from data_pipeline.augment import Augmentation, augment_patch, finish_patch, reach
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
-from data_pipeline.sampling import PatchSource, Triple, choose_start, is_foreground_position
+from data_pipeline.sampling import EACH_CLASS, Groups, PatchSource, Triple, choose_start, is_foreground_position
 from data_pipeline.spatial import cut_patch
 
 THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
@@ -60,6 +60,7 @@ class LoaderSettings:
       patch: voxels along each axis.
       batch: patches per step, over all devices of all hosts.
       foreground: fraction of every batch that is centred on tumour.
+      groups: sets of classes of which tumour is drawn equally often; `sampling.EACH_REGION` to train on regions.
       workers: processes that prepare batches; 0 uses two threads of this process.
       augmentation: None cuts patches and leaves them as they are.
       modalities: what every case must have.
@@ -68,6 +69,7 @@ class LoaderSettings:
     patch: Triple
     batch: int
     foreground: float = 1 / 3
+    groups: Groups = EACH_CLASS
     workers: int = 0
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     modalities: tuple[Modality, ...] = MODALITIES
@@ -198,7 +200,7 @@ def _patches(
         .seed(seed)
         .repeat()
         .map_with_index(partial(_place, tuple(cases), settings, seed))
-        .random_map(partial(_sample, settings.patch, augmentation))
+        .random_map(partial(_sample, settings, augmentation))
     )
 
 
@@ -216,11 +218,16 @@ def _place(
 
 
 def _sample(
-    patch: Triple, augmentation: Augmentation | None, element: tuple[PatchSource, bool], rng: np.random.Generator
+    settings: LoaderSettings,
+    augmentation: Augmentation | None,
+    element: tuple[PatchSource, bool],
+    rng: np.random.Generator,
 ) -> Element:
     """Cuts one patch out of a case and augments it."""
     case, forced = element
-    start = choose_start(case, patch, forced, rng)
+    patch = settings.patch
+    enlarged = patch if augmentation is None else reach(patch, augmentation)
+    start = choose_start(case, patch, forced, rng, enlarged=enlarged, groups=settings.groups)
     if augmentation is None:
         image, label = finish_patch(*cut_patch(case.images(), case.label(), start, patch))
     else:

@@ -5,9 +5,12 @@ return to the file's own grid travels in `Geometry`.
 """
 
 import gzip
+import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +22,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from data_pipeline.conventions import CLASSES, LabelConvention
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_atomically
+from data_pipeline.files import file_atomically
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _INTEGER_TOLERANCE = 1e-3  # labels stored as scaled integers come back as 0.99999
@@ -120,15 +123,19 @@ def write_label(path: Path, classes: UInt8[np.ndarray, "d h w"], like: Geometry,
     _write(path, on_disk, like, compression=6)
 
 
-def write_probabilities(path: Path, probabilities: Float32[np.ndarray, "d h w k"], like: Geometry) -> None:
-    """Write one volume per class as 4-D float32 NIfTI on the original grid of `like`.
+def write_probabilities(
+    path: Path, probabilities: Float32[np.ndarray, "d h w k"], like: Geometry, channels: Sequence[str]
+) -> None:
+    """Write one volume per channel as 4-D float32 NIfTI on the original grid of `like`.
+
+    The header's description names the channels. The values are gone through plane by plane.
 
     Raises:
       InputError: the folder cannot be written to; nothing is left behind.
       ValueError: the probabilities are not on the grid of `like`.
     """
     # Noise-like mantissas hardly compress: more effort costs minutes and saves a few per cent.
-    _write(path, _to_disk(probabilities.astype(np.float32, copy=False), like), like, compression=1)
+    _write(path, _to_disk(probabilities, like), like, compression=1, description=" ".join(channels))
 
 
 def _listed(values: list[int]) -> str:
@@ -218,15 +225,32 @@ def _to_disk(values: np.ndarray, like: Geometry) -> np.ndarray:
     return orientations.apply_orientation(values, orientation)
 
 
-def _write(path: Path, on_disk: np.ndarray, like: Geometry, *, compression: int) -> None:
+def _write(path: Path, on_disk: np.ndarray, like: Geometry, *, compression: int, description: str = "") -> None:
     header = like.header_on_disk.copy()
     header.set_data_dtype(on_disk.dtype)
     header.set_slope_inter(1, 0)
     header.set_intent("none")
     header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
+    if description:
+        header["descrip"] = description.encode()
     header.extensions.clear()  # may carry what identifies the patient
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    content = kind(on_disk, like.affine_on_disk, header).to_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compression, mtime=0)
-    write_atomically(path, content)
+    # As an image of zeros that take no memory: it brings shape, affine and header into agreement.
+    image = kind(np.broadcast_to(on_disk.dtype.type(0), on_disk.shape), like.affine_on_disk, header)
+    image.update_header()
+    with file_atomically(path) as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", compression, file, mtime=0) as stream:
+                _stream(stream, on_disk, image.header)
+        else:
+            _stream(file, on_disk, image.header)
+
+
+def _stream(file: IO[bytes] | gzip.GzipFile, on_disk: np.ndarray, header: nib.Nifti1Header) -> None:
+    """Header and voxels, plane by plane: memory stays small for volumes of any size."""
+    start = io.BytesIO()
+    header.write_to(start)
+    file.write(start.getvalue().ljust(header.get_data_offset(), b"\0"))
+    for place in np.ndindex(*on_disk.shape[:1:-1]):
+        plane = on_disk[(..., *place[::-1])]
+        file.write(plane.astype(header.get_data_dtype(), copy=False).tobytes(order="F"))

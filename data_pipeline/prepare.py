@@ -6,12 +6,8 @@ setting makes a new folder and an unchanged one is used again. Folders appear co
 
 import hashlib
 import json
-import multiprocessing
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from tqdm import tqdm
 
 from data_pipeline.conventions import CLASSES, MODALITIES, Modality
 from data_pipeline.errors import InputError
+from data_pipeline.every_case import every_case
 from data_pipeline.files import folder_atomically, remove_abandoned, write_error
 from data_pipeline.formats import Case
 from data_pipeline.resample import Spacing, as_spacing
@@ -30,7 +26,7 @@ from data_pipeline.subject import Crop, Subject, load_subject, to_original_grid
 
 __all__ = ["Crop", "PreparedCase", "Subject", "load_subject", "prepare_cases", "to_original_grid"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever preparation gives different arrays for the same input; old cache entries are then not found."""
 
 FOREGROUND_VOXELS = 10_000
@@ -91,54 +87,16 @@ def prepare_cases(
       InputError: cases that cannot be used, all listed at once, one per line; no case is left; the
         cache cannot be written.
     """
-    if workers < 0:
-        raise InputError(f"workers {workers}: expected 0 (prepare in this process) or the number of processes")
     remove_abandoned(Path(cache), older_than=_ABANDONED)
-    prepare = partial(_prepare_case, spacing=as_spacing(spacing), cache=Path(cache), ignore_affine=ignore_affine)
-    outcomes: list[PreparedCase | str] = [""] * len(cases)
-    with tqdm(total=len(cases), desc="Preparing cases", unit="case", disable=not progress) as bar:
-        for index, outcome in _run(prepare, cases, workers):
-            outcomes[index] = outcome
-            bar.update()
-    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    prepared = [outcome for outcome in outcomes if isinstance(outcome, PreparedCase)]
-    _report(problems, len(cases), skip_bad=skip_bad)
-    if not prepared:
-        raise InputError(f"none of {len(cases)} cases can be used; repair them, or give a folder with other cases")
-    return prepared
-
-
-def _report(problems: list[str], total: int, *, skip_bad: bool) -> None:
-    if not problems:
-        return
-    lines = "".join(f"\n  {problem}" for problem in problems)
-    if not skip_bad:
-        raise InputError(
-            f"{len(problems)} of {total} cases cannot be used; repair them, or leave them out with "
-            f"--data.skip_bad true:{lines}"
-        )
-    print(f"left out {len(problems)} of {total} cases:{lines}", file=sys.stderr)
-
-
-def _run(
-    prepare: partial[PreparedCase | str], cases: Sequence[Case], workers: int
-) -> Iterator[tuple[int, PreparedCase | str]]:
-    """(index, outcome) as cases finish. Spawned processes, because forking after JAX started can deadlock."""
-    if workers <= 1:
-        yield from ((index, prepare(case)) for index, case in enumerate(cases))
-        return
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        futures: dict[Future[PreparedCase | str], int] = {
-            executor.submit(prepare, case): index for index, case in enumerate(cases)
-        }
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"a process preparing cases was killed, most often for lack of memory; use fewer than {workers} workers"
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+    return every_case(
+        partial(_prepare_case, spacing=as_spacing(spacing), cache=Path(cache), ignore_affine=ignore_affine),
+        cases,
+        workers,
+        doing="preparing",
+        skip_bad=skip_bad,
+        skip_option="--data.skip_bad true",
+        progress=progress,
+    )
 
 
 def _prepare_case(case: Case, spacing: Spacing, cache: Path, ignore_affine: bool) -> PreparedCase | str:

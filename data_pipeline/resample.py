@@ -1,14 +1,19 @@
-"""Resampling between two grids that cover the same box.
+"""Resampling between two grids that cover the same box, as nnU-Net does it.
 
 A voxel is a cell with its value at the centre, and both grids span the same box edge to edge
-(`grid_mode=True` of `scipy.ndimage.zoom`, the convention of nnU-Net). Resampling there and back
-therefore does not shift anything, whatever the rounding of the shapes.
+(`grid_mode=True` of `scipy.ndimage.zoom`). Resampling there and back therefore does not shift anything,
+whatever the rounding of the shapes. Nothing is smoothed before a grid gets coarser. Where one axis is far coarser
+than the others (`slice_axis`), its slices are resampled one by one and then repeated or left out.
+
+Source: nnunetv2/preprocessing/resampling/default_resampling.py; images by splines of order 3, labels and logits of
+order 1, order 0 along the coarse axis.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 from scipy import ndimage
 
 from data_pipeline.errors import InputError
@@ -17,6 +22,8 @@ Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 SAME_SPACING = 1e-3  # mm; below this difference nothing is resampled
+ANISOTROPIC = 3
+"""Largest over smallest spacing above which the coarse axis is resampled on its own (nnU-Net: `ANISO_THRESHOLD`)."""
 
 
 def as_spacing(spacing: float | Sequence[float]) -> Spacing:
@@ -36,49 +43,109 @@ def resampled_shape(shape: Shape, spacing: Spacing, target: Spacing) -> Shape:
     """Voxels per axis after resampling from one spacing (mm) to another; the same shape if they agree."""
     if np.allclose(spacing, target, rtol=0, atol=SAME_SPACING):
         return shape
-    d, h, w = (max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True))
+    d, h, w = (max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
     return d, h, w
 
 
-def resample_image(image: Float32[np.ndarray, "d h w"], shape: Shape) -> Float32[np.ndarray, "d2 h2 w2"]:
-    """Cubic spline; an axis that shrinks by a factor f > 1 is first smoothed with a Gaussian, σ = (f − 1)/2 voxels.
+def slice_axis(spacing: Spacing, target: Spacing) -> int | None:
+    """The axis to be resampled on its own: the coarse one of `spacing` or, if that is isotropic enough, of `target`.
 
-    The Gaussian suppresses what the coarser grid cannot represent (the rule of scikit-image's `resize`).
+    None where both are, and where two axes are equally coarse.
     """
+    for mm in (spacing, target):
+        if max(mm) / min(mm) > ANISOTROPIC:
+            # Spacings come from affines: equal ones may differ in the last digits.
+            coarse = [axis for axis, s in enumerate(mm) if math.isclose(s, max(mm), rel_tol=1e-5)]
+            return coarse[0] if len(coarse) == 1 else None
+    return None
+
+
+def resample_image(
+    image: Float32[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+) -> Float32[np.ndarray, "d2 h2 w2"]:
+    """Cubic spline, held within the range of the values (of each slice, where one axis is `apart`)."""
     if image.shape == shape:
         return image
-    sigma = [max(0.0, (old / new - 1) / 2) for old, new in zip(image.shape, shape, strict=True)]
-    smooth = ndimage.gaussian_filter(image, sigma, mode="nearest") if any(sigma) else image
-    return _zoom(smooth, shape, order=3)
+    if apart is None:
+        return _zoom(image, shape, order=3).clip(image.min(), image.max())
+    plane = shape[:apart] + shape[apart + 1 :]
+    slices = [_zoom(s, plane, order=3).clip(s.min(), s.max()) for s in np.moveaxis(image, apart, 0)]
+    return np.moveaxis(np.stack(slices), 0, apart).take(_nearest(image.shape[apart], shape[apart]), apart)
 
 
-def resample_mask(mask: Bool[np.ndarray, "d h w"], shape: Shape) -> Bool[np.ndarray, "d2 h2 w2"]:
-    """Linear interpolation, true from one half on."""
-    return mask if mask.shape == shape else _zoom(mask.astype(np.float32), shape, order=1) >= 0.5
+def resample_mask(
+    mask: Bool[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+) -> Bool[np.ndarray, "d2 h2 w2"]:
+    """As a label of two classes."""
+    return resample_label(mask.astype(np.uint8), shape, apart).astype(bool)
 
 
-def resample_label(classes: UInt8[np.ndarray, "d h w"], shape: Shape, count: int) -> UInt8[np.ndarray, "d2 h2 w2"]:
-    """Linear interpolation of each of `count` classes' indicator, then the largest; the lower class wins a tie."""
+def resample_label(
+    classes: UInt8[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+) -> UInt8[np.ndarray, "d2 h2 w2"]:
+    """Linear interpolation of each class's indicator, then the largest.
+
+    A tie goes to the class of the nearest voxel if that is among the tied, else to the lowest
+    (batchgenerators, `resize_segmentation`).
+    """
     if classes.shape == shape:
         return classes
-    best, label = np.full(shape, -1, np.float32), np.zeros(shape, np.uint8)
-    for index in range(count):
-        share = _zoom((classes == index).astype(np.float32), shape, order=1)
-        larger = share > best + 1e-6  # rounding must not decide a tie
+    if apart is not None:
+        classes = classes.take(_nearest(classes.shape[apart], shape[apart]), apart)
+    # Along an axis whose size does not change, interpolation keeps every value: slices do not mix.
+    nearest = _zoom(classes, shape, order=0)
+    best, best_of_nearest, label = np.full(shape, -1.0), np.zeros(shape), np.zeros(shape, np.uint8)
+    for index in np.unique(classes):
+        share = _zoom((classes == index).astype(np.float64), shape, order=1)
+        larger, near = share > best, nearest == index
         best[larger], label[larger] = share[larger], index
-    return label
+        best_of_nearest[near] = share[near]
+    return np.where(best_of_nearest == best, nearest, label)
 
 
-def resample_linear(values: Float32[np.ndarray, "d h w k"], shape: Shape) -> Float32[np.ndarray, "d2 h2 w2 k"]:
-    """Linear interpolation of every channel; one channel at a time bounds the memory."""
+def resample_linear_rows(
+    values: Float32[np.ndarray, "d h w k"], shape: Shape, rows: slice, apart: int | None = None
+) -> Float32[np.ndarray, "rows h2 w2 k"]:
+    """Linear interpolation of every channel, for some rows of the result's first axis.
+
+    Only what these rows need is read of `values`, so that logits of any size can be brought back piece by piece.
+    """
     if values.shape[:3] == shape:
-        return values
+        return np.asarray(values[rows])
+    if apart == 0:
+        return _linear(values[_nearest(values.shape[0], shape[0])[rows]], (rows.stop - rows.start, *shape[1:]))
+    step = values.shape[0] / shape[0]
+    first = (rows.start + 0.5) * step - 0.5  # the first row's place among the rows of `values`
+    low, high = math.floor(first), math.ceil((rows.stop - 0.5) * step - 0.5)
+    low, high = max(low, 0), min(high + 1, values.shape[0])
+    block = values[low:high]
+    if apart is not None:
+        block = block.take(_nearest(values.shape[apart], shape[apart]), apart)
+    return _linear(block, (rows.stop - rows.start, *shape[1:]), first - low, step)
+
+
+def _linear(
+    values: Float32[np.ndarray, "d h w k"], shape: Shape, first: float | None = None, step: float | None = None
+) -> Float32[np.ndarray, "d2 h2 w2 k"]:
+    """Linear interpolation; along the first axis from the place `first` on, in steps of `step`."""
+    steps = np.divide(values.shape[:3], shape)
+    starts = 0.5 * steps - 0.5
+    if first is not None and step is not None:
+        starts[0], steps[0] = first, step
     out = np.empty((*shape, values.shape[3]), np.float32)
     for k in range(values.shape[3]):
-        out[..., k] = _zoom(np.ascontiguousarray(values[..., k]), shape, order=1)
+        # Contiguous copies are much faster to interpolate than one channel of several.
+        channel = np.ascontiguousarray(values[..., k])
+        out[..., k] = ndimage.affine_transform(channel, steps, starts, shape, np.float32, order=1, mode="nearest")
     return out
 
 
-def _zoom(values: Float32[np.ndarray, "d h w"], shape: Shape, *, order: int) -> Float32[np.ndarray, "d2 h2 w2"]:
+def _nearest(size: int, new_size: int) -> Int[np.ndarray, " n"]:
+    """For each voxel of an axis's new grid the nearest one of the old, rounded as SciPy rounds."""
+    places = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+    return ndimage.map_coordinates(np.arange(size), [places], order=0, mode="nearest")
+
+
+def _zoom(values: Shaped[np.ndarray, "*d"], shape: Sequence[int], *, order: int) -> Shaped[np.ndarray, "*d2"]:
     factors = [new / old for old, new in zip(values.shape, shape, strict=True)]
     return ndimage.zoom(values, factors, order=order, mode="nearest", grid_mode=True)

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Integer, Shaped, UInt8
+from jaxtyping import Float32, Int64, Integer, Shaped, UInt8
 
-from data_pipeline.conventions import Modality
+from data_pipeline.conventions import CLASSES, REGION_CLASSES, Modality
 
 Triple = tuple[int, int, int]
+Groups = tuple[tuple[int, ...], ...]
+
+EACH_CLASS: Groups = tuple((c,) for c in range(1, len(CLASSES)))
+"""Foreground is drawn of each tumour class equally often: how nnU-Net samples for labels that exclude one another."""
+
+EACH_REGION: Groups = tuple(REGION_CLASSES.values())
+"""Foreground is drawn of each region equally often: how nnU-Net samples when it trains on regions."""
 
 
 class PatchSource(Protocol):
@@ -51,33 +58,75 @@ def is_foreground_position(position: int, batch: int, fraction: float) -> bool:
     return position >= round(batch * (1 - fraction))
 
 
-def uniform_start(shape: Triple, patch: Triple, rng: np.random.Generator) -> Triple:
-    """First voxel of a patch drawn uniformly inside the volume; an axis shorter than the patch is centred in it."""
-    room = [volume - size for volume, size in zip(shape, patch, strict=True)]
-    x, y, z = (int(rng.integers(r + 1)) if r >= 0 else -((-r) // 2) for r in room)
+def enlarged_offset(patch: Triple, enlarged: Triple) -> Int64[np.ndarray, "3"]:
+    """Where in the box that augmentation reads from the patch begins (nnU-Net crops about the voxel `size // 2`)."""
+    return np.array(enlarged) // 2 - np.array(patch) // 2
+
+
+def start_bounds(
+    shape: Triple, patch: Triple, enlarged: Triple
+) -> tuple[Int64[np.ndarray, "3"], Int64[np.ndarray, "3"]]:
+    """Lowest and highest first voxel of a random patch.
+
+    nnU-Net draws the enlarged patch, padded so that the patch inside reaches the volume's border: by rounding it may
+    go one voxel beyond it. An axis shorter than the patch is centred in it.
+    """
+    pad = np.array(enlarged) - np.minimum(patch, shape)
+    low = enlarged_offset(patch, enlarged) - (pad + 1) // 2
+    return low, low + np.array(shape) - enlarged + (pad + 1) // 2 * 2
+
+
+def uniform_start(low: Integer[np.ndarray, "3"], high: Integer[np.ndarray, "3"], rng: np.random.Generator) -> Triple:
+    """First voxel of a patch drawn uniformly between the bounds, both included."""
+    x, y, z = rng.integers(low, high, endpoint=True).tolist()
     return x, y, z
 
 
-def foreground_start(
-    foreground: Mapping[int, Integer[np.ndarray, "K 3"]], patch: Triple, rng: np.random.Generator
-) -> Triple | None:
-    """First voxel of a patch whose voxel `patch // 2` is a random voxel of a random class, each class equally likely.
+def foreground_voxel(case: PatchSource, groups: Groups, rng: np.random.Generator) -> Integer[np.ndarray, "3"] | None:
+    """A random voxel of a random group of classes, each group that the case has equally likely; None if it has none.
 
-    The patch may reach beyond the volume; what lies there is outside the brain like the rest of the crop's border.
-    None if the case has no foreground.
+    The stored voxels are an equal number of each class, whatever its size; so a class of the group is drawn first, by
+    its share of the group's volume.
     """
-    present = sorted(c for c, voxels in foreground.items() if len(voxels))
+    stored = case.foreground()
+    present = [group for group in groups if any(len(stored[c]) for c in group)]
     if not present:
         return None
-    voxels = foreground[present[rng.integers(len(present))]]
-    x, y, z = (int(v) - size // 2 for v, size in zip(voxels[rng.integers(len(voxels))], patch, strict=True))
+    members = present[rng.integers(len(present))]
+    chosen = members[0]
+    if len(members) > 1:
+        label = case.label()
+        sizes = np.array([np.count_nonzero(label == c) for c in members])
+        chosen = members[rng.choice(len(members), p=sizes / sizes.sum())]
+    return stored[chosen][rng.integers(len(stored[chosen]))]
+
+
+def choose_start(
+    case: PatchSource,
+    patch: Triple,
+    forced: bool,
+    rng: np.random.Generator,
+    *,
+    enlarged: Triple | None = None,
+    groups: Groups = EACH_CLASS,
+) -> Triple:
+    """First voxel of the patch to cut from a case; source: nnU-Net v2, `nnUNetDataLoader.get_bbox`.
+
+    Args:
+      case: where from.
+      patch: voxels along each axis.
+      forced: the patch's voxel `patch // 2` must be foreground, if the case has any: then the patch may reach beyond
+        the far end of the volume; beyond the near end it is moved back to the lowest start.
+      rng: the dice.
+      enlarged: from `augment.reach`; none if the patch is not augmented.
+      groups: what foreground is drawn of: EACH_CLASS, or EACH_REGION where nnU-Net trains on regions.
+    """
+    low, high = start_bounds(case.shape, patch, enlarged or patch)
+    voxel = foreground_voxel(case, groups, rng) if forced else None
+    if voxel is None:
+        return uniform_start(low, high, rng)
+    x, y, z = np.maximum(low, voxel - np.array(patch) // 2).tolist()
     return x, y, z
-
-
-def choose_start(case: PatchSource, patch: Triple, forced: bool, rng: np.random.Generator) -> Triple:
-    """First voxel of the patch to cut from a case: on the foreground if `forced` and there is any, else uniform."""
-    start = foreground_start(case.foreground(), patch, rng) if forced else None
-    return uniform_start(case.shape, patch, rng) if start is None else start
 
 
 def read_box(

@@ -15,9 +15,10 @@ from data_pipeline.formats import Case, find_cases
 from data_pipeline.loader import LoaderSettings
 from data_pipeline.phantom import phantom_folder
 from data_pipeline.prepare import PreparedCase, prepare_cases
+from data_pipeline.sampling import EACH_CLASS, EACH_REGION
 from kd_jax.config import Config, DataConfig
 from kd_jax.parallel import on_first_host
-from kd_jax.split import SplitRecord, split_patients
+from kd_jax.split import SplitRecord, given_split, split_patients
 
 NOTES_SHOWN = 10
 """Notes about cases that are printed; the others are counted."""
@@ -71,6 +72,7 @@ def loader_settings(config: Config) -> LoaderSettings:
         workers=data.workers,
         augmentation=data.augmentation,
         modalities=needed_modalities(config),
+        groups=EACH_REGION if config.outputs == "regions" else EACH_CLASS,
     )
 
 
@@ -82,12 +84,21 @@ def cache_folder(data: DataConfig) -> Path:
 def _gather(config: Config, *, progress: bool) -> Split:
     data = config.data
     root, cases = _find(data, progress=progress)
-    split_patients([case.patient for case in cases], data.folds, data.fold)  # too few are said before the work
-    prepared = _prepare(cases, config, progress=progress)
+    # What is wrong with the split is said before the work, and cases it does not name are not prepared.
+    chosen = sorted({index for part in _split(cases, data) for index in part})
+    prepared = _prepare([cases[index] for index in chosen], config, progress=progress)
     if progress:
         _show_notes(prepared)
-    train, validation = split_patients([case.patient for case in prepared], data.folds, data.fold)
+    train, validation = _split(prepared, data, some_left_out=data.skip_bad)
     return Split(tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), root)
+
+
+def _split(
+    cases: Sequence[Case | PreparedCase], data: DataConfig, *, some_left_out: bool = False
+) -> tuple[list[int], list[int]]:
+    if data.splits is None:
+        return split_patients([case.patient for case in cases], data.folds, data.fold)
+    return given_split(data.splits, data.fold, [case.id for case in cases], some_left_out=some_left_out)
 
 
 def _find(data: DataConfig, *, progress: bool) -> tuple[Path, list[Case]]:

@@ -2,7 +2,8 @@
 
 `RUN/checkpoints/latest/STEP` and `RUN/checkpoints/best/STEP` each hold the items student, teacher,
 optimiser, position and config (and projectors, where the run has them), so that evaluation restores one
-network alone. Saves are asynchronous and atomic: a folder that was not completed is not a checkpoint.
+network alone; an imported network is a run whose best checkpoint holds a teacher and nothing to go on training with.
+Saves are asynchronous and atomic: a folder that was not completed is not a checkpoint.
 """
 
 import errno
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ _OS_ERROR = re.compile(r"([A-Z][\w ]*) \[os_error_code")
 """What the storage library below Orbax says where Python would raise an OSError."""
 _OVERHEAD = 1_000_000
 """Bytes of a checkpoint besides its arrays, at most: shardings, metadata, configuration."""
+_RESUME = "the one before is untouched: free space or change permissions, then go on with --resume"
 
 
 class Checkpoints:
@@ -65,10 +67,10 @@ class Checkpoints:
         writer, folder = self._writers[which], self._folders[which]
         with _explained(folder):
             writer.wait()
-            _require_room(folder, state)
+            _require_room(folder, state, copies=2)  # best and latest may be written at once, beside those there are
             # A copy, for the next step reuses the state's buffers while this save is still reading.
             items = _items(globally_replicated(jax.tree.map(jnp.copy, state)))
-            items |= {"position": position, "config": TypeAdapter(Config).dump_python(config, mode="json")}
+            items |= {"position": position, "config": _as_json(config)}
             with _quiet():
                 writer.save_checkpointables_async(position["step"], items, force=True, overwrite=True)
 
@@ -117,8 +119,13 @@ def restore_network(run: Path, network: NetworkName, which: Which = "best") -> R
     """Restores one network of a run, on one device, and reads nothing of the other.
 
     Raises:
-      InputError: `run` is no run folder, has no such checkpoint, or the checkpoint is damaged.
+      InputError: `run` is no run folder, has no such checkpoint, or the checkpoint lacks this network or is damaged.
     """
+    if network not in (held := _networks(run, which)):
+        raise InputError(
+            f"{_folder(run, which)}: this checkpoint holds no {network}, only {' and '.join(held) or 'neither network'}"
+            + (f"; choose --network {held[0]}, or another run" if held else "; choose another run")
+        )
     items = _load(run, which, dict.fromkeys(_JSON_ITEMS))
     try:
         config = TypeAdapter(Config).validate_python(items["config"])
@@ -163,6 +170,30 @@ def restore_state(run: Path, like: TrainState) -> tuple[TrainState, Position]:
     return state, items["position"]
 
 
+def save_teacher(run: Path, params: Params, position: Position, config: Config) -> None:
+    """Writes a best checkpoint that holds a teacher alone, as for a network that was trained elsewhere.
+
+    Raises:
+      InputError: the disk is full or read-only; no part of a checkpoint is left.
+    """
+    folder = _folder(run, "best")
+    with _explained(folder, "nothing was kept: free space or change permissions, then try again"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _require_room(folder, params, copies=1)
+        with _context(), _quiet():
+            items = {"teacher": jax.tree.map(jnp.asarray, params), "position": position, "config": _as_json(config)}
+            ocp.save_checkpointables(folder / str(position["step"]), items)
+
+
+def default_network(run: Path, which: Which = "best") -> NetworkName:
+    """The network to apply where none was asked for: the student, or of a run that has none the teacher.
+
+    Raises:
+      InputError: `run` is no run folder or has no such checkpoint.
+    """
+    return "teacher" if _networks(run, which) == ("teacher",) else "student"
+
+
 def has_checkpoint(run: Path, which: Which) -> bool:
     """Whether a completed checkpoint is there."""
     return _latest_step(_folder(run, which)) is not None
@@ -175,6 +206,23 @@ def _folder(run: Path, which: Which) -> Path:
 def _latest_step(folder: Path) -> int | None:
     steps = [p for p in folder.glob("*") if p.name.isdigit() and all((p / item).is_dir() for item in _JSON_ITEMS)]
     return max((int(p.name) for p in steps), default=None)
+
+
+def _networks(run: Path, which: Which) -> tuple[NetworkName, ...]:
+    """The networks whose parameters a checkpoint holds."""
+    checkpoint = _checkpoint(run, which)
+    return tuple(name for name in get_args(NetworkName) if (checkpoint / name).is_dir())
+
+
+def _checkpoint(run: Path, which: Which) -> Path:
+    step = _latest_step(_folder(run, which))
+    if step is None:
+        raise InputError(_missing(run, which))
+    return _folder(run, which) / str(step)
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    return TypeAdapter(Config).dump_python(config, mode="json")
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -207,7 +255,7 @@ def _is_not_raised(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path, advice: str = _RESUME) -> Iterator[None]:
     """A failed write as one line for the user."""
     try:
         yield
@@ -216,18 +264,15 @@ def _explained(folder: Path) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else found and found[1]
         if reason is None:
             raise
-        raise InputError(
-            f"{folder}: the checkpoint cannot be written ({reason}); the one before is untouched: free space or "
-            "change permissions, then go on with --resume"
-        ) from error
+        raise InputError(f"{folder}: the checkpoint cannot be written ({reason}); {advice}") from error
 
 
-def _require_room(folder: Path, state: TrainState) -> None:
+def _require_room(folder: Path, tree: Any, copies: int) -> None:
     """Looking first keeps Orbax from failing in the middle, loudly and in several threads at once."""
     if jax.process_count() > 1:  # one host giving up alone would leave the others waiting for it
         return
-    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    need = 2 * (arrays + _OVERHEAD)  # best and latest may be written at once, beside those that are there
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    need = copies * (arrays + _OVERHEAD)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB free, {need / 1e6:.1f} MB needed")
@@ -238,17 +283,14 @@ def _quiet() -> warnings.catch_warnings:
 
 
 def _load(run: Path, which: Which, target: Mapping[str, Any]) -> dict[str, Any]:
-    folder = _folder(run, which)
-    step = _latest_step(folder)
-    if step is None:
-        raise InputError(_missing(run, which))
+    checkpoint = _checkpoint(run, which)
     try:
         with _context(), _quiet():
-            return ocp.load_checkpointables(folder / str(step), dict(target))
+            return ocp.load_checkpointables(checkpoint, dict(target))
     except Exception as error:  # Orbax raises many kinds, down to those of its storage library.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{folder / str(step)}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or "
+            f"{checkpoint}: {', '.join(target)} cannot be restored ({reason}); the checkpoint is damaged or "
             "was made with another configuration: take the other of best and latest, or train again"
         ) from error
 

@@ -55,6 +55,10 @@ class DataConfig:
     ] = (2.0, 2.0, 2.0)
     patch: Annotated[Triple, Field(description="patch size in voxels")] = (48, 48, 48)
     folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
+    splits: Annotated[
+        Path | None,
+        Field(description="JSON of folds in nnU-Net's form (splits_final.json) instead of the seeded cross-validation"),
+    ] = None
     fold: Annotated[
         Annotated[int, Field(ge=0)] | Literal["all"],
         Field(description="fold held out for validation; all trains and validates on every case"),
@@ -68,7 +72,7 @@ class DataConfig:
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold != "all" and self.fold >= self.folds:
+        if self.splits is None and self.fold != "all" and self.fold >= self.folds:
             raise ValueError(f"data.fold is {self.fold}; allowed: 0 to {self.folds - 1} (data.folds - 1), or all")
         return self
 

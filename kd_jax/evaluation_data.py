@@ -1,7 +1,7 @@
-"""Which cases an evaluation is of: a folder's, or those that a run held out."""
+"""Which cases an evaluation is of: a folder's, or those that the runs held out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,21 @@ from kd_jax.split import SPLIT_FILE, SplitRecord
 
 HELD_OUT = "validation"
 """Name of a run's own held-out cases."""
+CROSS_VALIDATION = "cross-validation"
+"""Name of the held-out cases of several runs together."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that the same networks score.
+
+    Attributes:
+      cases: sorted by id.
+      ignore_affine: they were accepted although affines differ.
+    """
+
+    cases: Sequence[Case]
+    ignore_affine: bool
 
 
 @dataclass(frozen=True)
@@ -19,63 +34,104 @@ class EvaluationData:
 
     Attributes:
       name: of the folder the results go to.
-      path: where the cases are.
-      cases: sorted by id.
-      held_out: these are the run's own validation cases.
-      ignore_affine: they were accepted although affines differ.
-      trained_on: ids among them that the run was trained on.
+      paths: where the cases are.
+      parts: of several runs that score their own held-out cases one for each, else one.
+      held_out: these are the runs' own validation cases.
+      trained_on: ids of cases that are scored by a run that was trained on them.
     """
 
     name: str
-    path: Path
-    cases: Sequence[Case]
+    paths: Sequence[Path]
+    parts: Sequence[Part]
     held_out: bool
-    ignore_affine: bool
     trained_on: Sequence[str]
 
+    @property
+    def count(self) -> int:
+        """Number of cases."""
+        return sum(len(part.cases) for part in self.parts)
 
-def evaluation_data(run: Path, data: Path | None, label_map: str | None) -> EvaluationData:
-    """The cases of a folder, or the held-out cases of a run if `data` is None.
+    @property
+    def place(self) -> str:
+        """Where they are, in words."""
+        return ", ".join(map(str, self.paths))
+
+
+def evaluation_data(runs: Sequence[Path], data: Path | None, label_map: str | None) -> EvaluationData:
+    """The cases of a folder, or the held-out cases of each run if `data` is None.
 
     Raises:
-      InputError: the run does not say which cases it held out, they are no longer there, or `data` holds no cases.
+      InputError: a run does not say which cases it held out, they are no longer there, two runs held out the same
+        case, or `data` holds no cases.
     """
-    split = SplitRecord.read(run)
-    if data is None:
+    splits = [SplitRecord.read(run) for run in runs]
+    if data is not None:
+        cases = find_cases(data, label_map)
+        trained = {case for split in splits if split for case in split.train}
+        name = data.resolve().name + ("_ensemble" if len(runs) > 1 else "")
+        trained_on = [case.id for case in cases if case.id in trained]
+        return EvaluationData(name, [data.resolve()], [Part(cases, False)], False, trained_on)
+    parts, paths, trained_on = [], [], []
+    owners: dict[str, Path] = {}
+    for run, split in zip(runs, splits, strict=True):
         if split is None:
             raise InputError(
                 f"{run / SPLIT_FILE}: not there, so the held-out cases are unknown; check that {run} is a run folder, "
                 "or give labelled cases with --data"
             )
-        name, path, label_map = HELD_OUT, Path(split.data_root), label_map or split.label_map
-        wanted = set(split.validation)
-        if not path.is_dir():
-            raise InputError(f"{path}: the data of {run} are no longer there; say where they are with --data")
-        cases = [case for case in find_cases(path, label_map) if case.id in wanted]
-        if missing := sorted(wanted - {case.id for case in cases}):
+        cases = _held_out(run, split, label_map)
+        _claim(owners, run, cases)
+        trained_on += [case.id for case in cases if case.id in split.train]
+        parts.append(Part(cases, split.ignore_affine))
+        paths.append(Path(split.data_root).resolve())
+    name = CROSS_VALIDATION if len(runs) > 1 else HELD_OUT
+    return EvaluationData(name, list(dict.fromkeys(paths)), parts, True, trained_on)
+
+
+def _held_out(run: Path, split: SplitRecord, label_map: str | None) -> list[Case]:
+    path, wanted = Path(split.data_root), set(split.validation)
+    if not path.is_dir():
+        raise InputError(f"{path}: the data of {run} are no longer there; say where they are with --data")
+    cases = [case for case in find_cases(path, label_map or split.label_map) if case.id in wanted]
+    if missing := sorted(wanted - {case.id for case in cases}):
+        raise InputError(
+            f"{path}: {len(missing)} of the {len(wanted)} held-out cases of {run} are missing, first {missing[0]}; "
+            "restore them, or choose other cases with --data"
+        )
+    return cases
+
+
+def _claim(owners: dict[str, Path], run: Path, cases: Iterable[Case]) -> None:
+    """In a cross-validation every case is held out once."""
+    for case in cases:
+        if case.id in owners:
             raise InputError(
-                f"{path}: {len(missing)} of the {len(wanted)} held-out cases of {run} are missing, first {missing[0]}; "
-                "restore them, or choose other cases with --data"
+                f"{run}: holds out {case.id}, and so does {owners[case.id]}; give the runs of different folds, or "
+                "with --data the cases on which the networks are to be averaged"
             )
-    else:
-        name, path, cases = data.resolve().name, data, find_cases(data, label_map)
-    trained = set(split.train) if split else set()
-    trained_on = [case.id for case in cases if case.id in trained]
-    ignore_affine = data is None and split is not None and split.ignore_affine
-    return EvaluationData(name, path.resolve(), cases, data is None, ignore_affine, trained_on)
+        owners[case.id] = run
 
 
-def refuse_other_data(summary: Path, data: EvaluationData) -> None:
-    """Two data sets of the same name must not overwrite each other's results.
+def refuse_other_data(summary: Path, data: EvaluationData, runs: Sequence[Path]) -> None:
+    """Other data or another ensemble of the same name must not overwrite each other's results.
 
     Raises:
-      InputError: `summary` is of another data set.
+      InputError: `summary` is of other data, or of other runs than these several.
     """
     try:
-        found = json.loads(summary.read_text())["data"]["path"]
+        found = json.loads(summary.read_text())
+        paths, names = found["data"]["paths"], [Path(run).name for run in found["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if found != str(data.path):
+    if paths != [str(path) for path in data.paths]:
         raise InputError(
-            f"{summary.parent}: holds the evaluation of {found}, not of {data.path}; choose another --output"
+            f"{summary.parent}: holds the evaluation of {', '.join(paths)}, not of {data.place}; "
+            "choose another --output"
+        )
+    # One run's results lie in its own folder, which may have been renamed.
+    wanted = [run.resolve().name for run in runs]
+    if len(runs) > 1 and names != wanted:
+        raise InputError(
+            f"{summary.parent}: holds the evaluation of the runs {', '.join(names)}, not of {', '.join(wanted)}; "
+            "choose another --output"
         )

@@ -1,9 +1,11 @@
 """Sliding-window inference: a network that sees patches, applied to a whole volume.
 
 nnU-Net's procedure (`nnunetv2/inference/sliding_window_prediction.py`): windows half a patch apart, blended with
-a Gaussian, mirrored copies averaged as logits. Windows go through the network in batches of one fixed size, so
-one program is compiled for all cases, and the sums are held on the host, so device memory does not grow with
-the volume.
+a Gaussian, mirrored copies averaged as logits. Windows go through the network in batches of one fixed size and
+parameters are an argument, so one program is compiled for all cases and all networks of one architecture. The sums
+are held on the host, for large volumes on its disk, so memory does not grow with the volume.
+
+Sums and weights are float32. nnU-Net's are float16, which rounds its logits to three digits.
 """
 
 import math
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, PyTree
 from scipy import ndimage
 
-from data_pipeline.conventions import CLASSES
+from data_pipeline import storage
 
 Shape3 = tuple[int, int, int]
 Forward = Callable[[PyTree, Float[Array, "n d h w c"]], Float[Array, "n d h w k"]]
@@ -34,38 +36,41 @@ _ACCELERATOR_VOXELS = 128**3
 
 
 class Predictor(Protocol):
-    """A network applied to whole volumes."""
+    """Networks of one architecture applied to whole volumes."""
 
     def __call__(
-        self, images: Float32[np.ndarray, "d h w c"], on_windows: Callable[[int], object] | None = None
+        self,
+        params: PyTree,
+        images: Float32[np.ndarray, "d h w m"],
+        on_windows: Callable[[int], object] | None = None,
     ) -> Float32[np.ndarray, "d h w k"]:
         """Logits on the grid of `images`; `on_windows` is told how many more windows are done."""
 
 
 def make_predictor(
     forward: Forward,
-    params: PyTree,
     patch: Shape3,
     *,
+    inputs: Sequence[int],
+    outputs: int,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
-    classes: int = len(CLASSES),
 ) -> Predictor:
-    """Compile a network once, to apply it to any number of volumes of any size.
+    """Compile a network once, to apply it with any parameters to any number of volumes of any size.
 
     Args:
       forward: (params, patches [N, D, H, W, C]) -> logits [N, D, H, W, K].
-      params: what `forward` takes first; copied to the device once.
       patch: size in voxels of the windows.
+      inputs: C channels of the images, those that the network sees.
+      outputs: K, channels of the logits.
       batch: windows per call of the network; the last call of a volume is filled up with zeros.
       mirror_axes: spatial axes to mirror; logits are averaged over all their combinations (three axes: 8).
-      classes: K.
 
     Returns:
-      A function from images [D, H, W, C] to logits [D, H, W, K], both float32 on the host. Beside the two it
-      holds one volume of weights, and on the device two batches of windows.
+      A function from parameters and images [D, H, W, M] to logits [D, H, W, K] on the host, float32. Beside the two
+      it holds one volume of weights (both on disk where large, see `storage`), and on the device two batches.
     """
-    params, importance = jax.device_put((params, gaussian_importance(patch)[..., None]))
+    flat_importance = gaussian_importance(patch)[..., None]
     mirrorings = [np.isin(ALL_AXES, axes) for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
 
     @jax.jit
@@ -77,13 +82,14 @@ def make_predictor(
         return logits.astype(jnp.float32) * (importance / len(mirrorings))
 
     def weighted_batches(
-        volume: Float32[np.ndarray, "d h w c"], starts: Sequence[Shape3]
+        params: PyTree, images: Float32[np.ndarray, "d h w m"], starts: Sequence[Shape3]
     ) -> Iterator[tuple[Sequence[Shape3], Float32[Array, "n d h w k"]]]:
+        params, importance = jax.device_put((params, flat_importance))
         for i in range(0, len(starts), batch):
             group = starts[i : i + batch]
-            patches = np.zeros((batch, *patch, volume.shape[-1]), np.float32)
+            patches = np.zeros((batch, *patch, len(inputs)), np.float32)
             for slot, start in zip(patches, group, strict=False):
-                slot[:] = volume[_window(start, patch)]
+                _fill(slot, images, start, inputs)
             on_device = jax.device_put(patches)
             total = weighted_logits(params, importance, on_device, mirrorings[0])
             for flips in mirrorings[1:]:
@@ -91,21 +97,21 @@ def make_predictor(
             yield group, total
 
     def predict(
-        images: Float32[np.ndarray, "d h w c"], on_windows: Callable[[int], object] | None = None
+        params: PyTree,
+        images: Float32[np.ndarray, "d h w m"],
+        on_windows: Callable[[int], object] | None = None,
     ) -> Float32[np.ndarray, "d h w k"]:
-        volume, inside = _pad_to(images, patch)
-        starts = window_starts(volume.shape[:3], patch)
-        logits = np.zeros((*volume.shape[:3], classes), np.float32)
-        weights = np.zeros((*volume.shape[:3], 1), np.float32)
-        host_importance = np.asarray(importance)
-        for group, on_device in _one_ahead(weighted_batches(volume, starts)):
+        shape = [max(size, edge) for size, edge in zip(images.shape, patch, strict=False)]
+        starts = window_starts(shape, patch)
+        logits, weights = storage.zeros((*shape, outputs)), storage.zeros((*shape, 1))
+        for group, on_device in _one_ahead(weighted_batches(params, images, starts)):
             for start, window_logits in zip(group, np.asarray(on_device), strict=False):
                 logits[_window(start, patch)] += window_logits
-                weights[_window(start, patch)] += host_importance
+                weights[_window(start, patch)] += flat_importance
             if on_windows is not None:
                 on_windows(len(group))
         logits /= weights
-        return logits[inside]
+        return logits[_window(_margin(images, patch), images.shape[:3])]
 
     return predict
 
@@ -160,20 +166,30 @@ def _flip(x: Float[Array, "n d h w c"], flips: Bool[Array, "3"]) -> Float[Array,
     return x
 
 
-def _window(start: Shape3, patch: Shape3) -> tuple[slice, ...]:
+def _window(start: Shape3, patch: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
 
 
-def _pad_to(
-    images: Float32[np.ndarray, "d h w c"], patch: Shape3
-) -> tuple[Float32[np.ndarray, "D H W c"], tuple[slice, ...]]:
-    """Zeros on both sides of the axes shorter than the patch, and where the images lie in the result."""
-    before = [max(edge - size, 0) // 2 for size, edge in zip(images.shape, patch, strict=False)]
-    after = [max(edge - size, 0) - b for size, edge, b in zip(images.shape, patch, before, strict=False)]
-    inside = tuple(slice(b, b + size) for b, size in zip(before, images.shape, strict=False))
-    if not any(before) and not any(after):
-        return images, inside
-    return np.pad(images, [*zip(before, after, strict=True), (0, 0)]), inside
+def _margin(images: Float32[np.ndarray, "d h w m"], patch: Sequence[int]) -> Shape3:
+    """Zeros in front of each axis of images that are smaller than the patch there; as many, or one more, follow."""
+    d, h, w = (max(edge - size, 0) // 2 for size, edge in zip(images.shape, patch, strict=False))
+    return d, h, w
+
+
+def _fill(
+    slot: Float32[np.ndarray, "d h w c"],
+    images: Float32[np.ndarray, "D H W m"],
+    start: Shape3,
+    inputs: Sequence[int],
+) -> None:
+    """Put the part of a window that lies inside the images into a slot of zeros."""
+    places = zip(start, _margin(images, slot.shape[:3]), slot.shape, images.shape, strict=False)
+    source, target = [], []
+    for first, margin, edge, size in places:
+        inside = slice(max(first - margin, 0), min(first - margin + edge, size))
+        source.append(inside)
+        target.append(slice(inside.start - first + margin, inside.stop - first + margin))
+    slot[tuple(target)] = images[tuple(source)][..., list(inputs)]
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """Hosts, devices, placement, and the one wrapper that maps a step over devices."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jax._src import distributed  # the coordinator's client has no public name; Orbax takes it from here as well
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from data_pipeline.errors import InputError
 
@@ -126,3 +128,10 @@ def must_block_every_step() -> bool:
 
 def _mesh(devices: list[Any]) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def say(text: str) -> None:
+    """Prints a line once, whatever the number of hosts, without tearing a progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()

@@ -1,7 +1,7 @@
 """Segment patients: `python -m kd_jax.predict runs/NAME patient/ -o out/`.
 
 NIfTI in, NIfTI out: the label map lies on the original grid of the case, in its orientation and with its affine,
-and is written in the label convention of its source.
+and is written in the label convention of its source. The networks of several runs are averaged.
 """
 
 import argparse
@@ -16,17 +16,11 @@ from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import CASES_FAILED, ensure_writable, one_line, run_command
+from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
 from kd_jax.metrics import region_volumes_ml
+from kd_jax.outputs import CHANNEL_NAMES
 from kd_jax.report import write_json
-from kd_jax.segment import (
-    Segmentation,
-    Segmenter,
-    class_probabilities,
-    load_segmenter,
-    missing_modalities,
-    segment_case,
-)
+from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 
 DISCLAIMER = "For research use only. Not a medical device: do not base clinical decisions on these results."
 FAILURES_FILE = "failures.json"
@@ -57,10 +51,13 @@ def main(arguments: Sequence[str]) -> int:
     cases = find_cases(args.input, args.label_map)
     if not args.overwrite:
         _refuse_existing(cases, settings)
-    segmenter = load_segmenter(args.run, args.network, args.checkpoint, mirror=args.mirror)
+    segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
     ensure_writable(settings.output)
     print(DISCLAIMER)
-    print(f"{segmenter.name} of {args.run}, step {segmenter.step}, uses {', '.join(segmenter.modalities)}")
+    for member in segmenter.members:
+        print(f"{member.name} of {member.run}, step {member.step}, uses {', '.join(member.modalities)}")
+    if len(segmenter.members) > 1:
+        print(f"ensemble of {len(segmenter.members)}: logits averaged on the original grid")
     failures = {}
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)
@@ -71,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"error: {case.id}: {one_line(error)}", file=sys.stderr, flush=True)
             continue
         # Not inside the try: where the results of one case cannot be written, no other's can.
-        _write(segmentation, case, settings)
+        _write(segmentation, segmenter, case, settings)
     return _finish(failures, len(cases), settings)
 
 
@@ -82,17 +79,22 @@ def _parser() -> argparse.ArgumentParser:
         "in its source's label convention, and prints the volumes of WT, TC and ET.",
         epilog=DISCLAIMER,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, as kd_jax.train printed it")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, as kd_jax.train printed it; the logits of several (folds, for example) are averaged",
+    )
     parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case, or of many")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")
-    parser.add_argument("--network", choices=get_args(NetworkName), default="student", help="(default: %(default)s)")
-    parser.add_argument("--checkpoint", choices=get_args(Which), default="best", help="(default: %(default)s)")
-    parser.add_argument("--mirror", action="store_true", help="average over the eight mirrorings: 8 times the work")
+    add_network_options(parser, get_args(NetworkName), get_args(Which))
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help=f"also write OUT/<case>_probabilities.nii.gz, 4-D, one volume each for {', '.join(CLASSES)}: "
-        "the softmax of the logits resampled to the original grid",
+        help="also write OUT/<case>_probabilities.nii.gz, 4-D, of the logits on the original grid: one volume each for "
+        f"{', '.join(CHANNEL_NAMES['classes'])} (softmax), or for {', '.join(CHANNEL_NAMES['regions'])} (sigmoid) of a "
+        "run with loss.segmentation dice_bce",
     )
     parser.add_argument(
         "--label-map", metavar="MAP", help='label values to write, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
@@ -126,25 +128,33 @@ def _segment(segmenter: Segmenter, case: Case, settings: Settings) -> Segmentati
     """Segment one case that has what the network needs, and say what was unusual about it."""
     if missing := missing_modalities(case, segmenter.modalities):
         raise InputError(
-            f"{', '.join(missing)} missing; the {segmenter.name} of this run needs {', '.join(segmenter.modalities)}: "
-            "add the files, or use a run trained without them"
+            f"{', '.join(missing)} missing; the {segmenter.name} of {_runs(segmenter)} needs "
+            f"{', '.join(segmenter.modalities)}: add the files, or use a run trained without them"
         )
-    segmentation = segment_case(segmenter, case, ignore_affine=settings.ignore_affine)
-    for note in segmentation.subject.notes:
+    segmentation = segment_case(
+        segmenter, case, probabilities=settings.probabilities, ignore_affine=settings.ignore_affine
+    )
+    for note in segmentation.notes:
         print(f"  note: {note}")
     return segmentation
 
 
-def _write(segmentation: Segmentation, case: Case, settings: Settings) -> None:
+def _runs(segmenter: Segmenter) -> str:
+    return "this run" if len(segmenter.members) == 1 else "these runs"
+
+
+def _write(segmentation: Segmentation, segmenter: Segmenter, case: Case, settings: Settings) -> None:
     """Write the files of one case; the label map comes last, so it stands for a complete case."""
-    grid = segmentation.subject.reference
-    if settings.probabilities:
-        write_probabilities(settings.probabilities_path(case), class_probabilities(segmentation), grid)
+    grid, beside = segmentation.subject.reference, settings.probabilities_path(case)
+    if segmentation.probabilities is not None:
+        channels = CHANNEL_NAMES[segmenter.outputs]
+        write_probabilities(beside, segmentation.probabilities, grid, channels)
+        print(f"  probabilities of {', '.join(channels)} -> {beside}")
     try:
         write_label(settings.label_path(case), segmentation.classes, grid, case.convention)
     except InputError:
-        if settings.probabilities:  # half a result would be in the way of the next attempt
-            settings.probabilities_path(case).unlink(missing_ok=True)
+        if segmentation.probabilities is not None:  # half a result would be in the way of the next attempt
+            beside.unlink(missing_ok=True)
         raise
     volumes = region_volumes_ml(segmentation.classes, grid.spacing)
     listed = ", ".join(f"{region} {volume:.1f} ml" for region, volume in volumes.items())

@@ -24,7 +24,7 @@ from kd_jax.split import SplitRecord
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
-MAY_CHANGE = ("data.root", "data.cache", "data.workers", "train.save_every")
+MAY_CHANGE = ("data.root", "data.splits", "data.cache", "data.workers", "train.save_every")
 """Settings that do not change the numbers of a run, so that a resumed one may have them otherwise."""
 _PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel"
 

@@ -21,6 +21,8 @@ from data_pipeline.errors import InputError
 from kd_jax.config import Config
 
 _ADAPTER = TypeAdapter(Config)
+_SHORT = {"data.fold": ("--fold",)}
+"""Settings that are given so often that they have a short name as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         group = groups.setdefault(section, parser.add_argument_group(f"[{section}]"))
         group.add_argument(
             f"--{setting.key}",
+            *_SHORT.get(setting.key, ()),
             dest=f"setting:{setting.key}",
             nargs="+" if setting.is_sequence else None,
             metavar=setting.kind,
@@ -106,19 +109,27 @@ def overrides_from(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def load_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
-    """The configuration of a file (TOML, or a run's config.json) with overrides by dotted key.
+def load_config(file: Path | None, overrides: Mapping[str, Any], layers: Sequence[Mapping[str, Any]] = ()) -> Config:
+    """The configuration of a file (TOML, or a run's config.json), of tables over it, and of overrides over all.
+
+    Args:
+      file: None is the defaults.
+      overrides: values by dotted key.
+      layers: nested tables; a later one wins.
 
     Raises:
       InputError: the file cannot be read, a key is unknown, a value is impossible.
     """
     values = {} if file is None else _read(file)
+    for layer in layers:
+        for section, table in layer.items():
+            values[section] = {**values.get(section, {}), **table} if isinstance(table, Mapping) else table
     for key, value in overrides.items():
         *sections, leaf = key.split(".")
-        table = values
+        place = values
         for section in sections:
-            table = table.setdefault(section, {})
-        table[leaf] = value
+            place = place.setdefault(section, {})
+        place[leaf] = value
     return parse_config(values, source="settings" if file is None else str(file))
 
 

@@ -52,7 +52,7 @@ def make_schedule(config: Config) -> optax.Schedule:
 
     def schedule(step: Int32[Array, ""]) -> Float[Array, ""]:
         epoch = jnp.minimum(step // iterations, epochs)
-        return settings.learning_rate * (1 - epoch / epochs) ** settings.power
+        return settings.learning_rate * ((epochs - epoch) / epochs) ** settings.power
 
     return schedule
 

@@ -58,7 +58,8 @@ def test_metrics_need_no_jax():
 
 def test_importing_the_package_does_not_start_a_backend():
     code = (
-        "import kd_jax.train, kd_jax.training, kd_jax.evaluate, kd_jax.predict, jax; "
+        "import kd_jax.train, kd_jax.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, kd_jax.evaluate, "
+        "kd_jax.predict, jax; "
         "from jax._src import xla_bridge; assert not xla_bridge._backends, xla_bridge._backends"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -7,7 +7,7 @@ import pytest
 
 from kd_jax.cli import run_command
 from kd_jax.journal import read_log
-from kd_jax.training import main
+from kd_jax.launch import main
 
 REAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 

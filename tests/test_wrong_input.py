@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd_jax import evaluate, journal, predict
+from kd_jax import evaluate, journal, launch, predict
 from kd_jax import training as train
 from kd_jax.checkpoint import Checkpoints, restore_network
 from kd_jax.cli import CASES_FAILED, COMMAND_ERROR, run_command
@@ -66,7 +66,7 @@ def command(main, *arguments):
 
 def trained(data, out, *options):
     return command(
-        train.main, "--data.root", data, "--data.cache", out / "cache", "--run", out / "run", *TINY, *options
+        launch.main, "--data.root", data, "--data.cache", out / "cache", "--run", out / "run", *TINY, *options
     )
 
 
@@ -227,7 +227,7 @@ def test_settings_that_cannot_be(tmp_path, capsys, toml, options, said):
     if toml is not None:
         file.write_text(toml)
     before = snapshot(tmp_path)
-    assert command(train.main, "--config", file, "--run", tmp_path / "run", *options) == COMMAND_ERROR
+    assert command(launch.main, "--config", file, "--run", tmp_path / "run", *options) == COMMAND_ERROR
     (line,) = complaints(capsys)
     assert line.startswith("error: ") and all(part in line for part in said)
     assert snapshot(tmp_path) == before
@@ -241,7 +241,7 @@ def test_a_run_that_is_no_run(data, tmp_path, capsys, verb, there):
         folder.mkdir()
     before = snapshot(tmp_path)
     status = {
-        "train": lambda: command(train.main, "--run", folder, "--resume"),
+        "train": lambda: command(launch.main, "--run", folder, "--resume"),
         "evaluate": lambda: command(evaluate.main, folder, "--data", data, "--output", tmp_path / "out"),
         "predict": lambda: command(predict.main, folder, data, "-o", tmp_path / "out"),
     }[verb]()

@@ -10,7 +10,6 @@ Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O].
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -91,32 +90,56 @@ def up_conv3d(x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"]
     return y.reshape(n, d * kd, h * kh, w * kw, features)
 
 
+def average_pool3d(x: Float[Array, "n d h w c"], stride: Triple) -> Float[Array, "n p q r c"]:
+    """Mean over windows whose size is their stride; sizes of `x` are multiples of it. Sums are float32."""
+    n, d, h, w, c = x.shape
+    windows = x.reshape(n, d // stride[0], stride[0], h // stride[1], stride[1], w // stride[2], stride[2], c)
+    return windows.mean((2, 4, 6), dtype=jnp.float32).astype(x.dtype)
+
+
+def leaky_relu(x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+    """LeakyReLU as PyTorch's: at zero the gradient is the negative side's."""
+    return jnp.where(x > 0, x, NEGATIVE_SLOPE * x)
+
+
 def instance_norm_plain(
     x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n d h w c"]:
-    """InstanceNorm over voxels and LeakyReLU, by definition, in float32."""
+    """InstanceNorm over voxels by definition, in float32."""
     x32 = x.astype(jnp.float32)
     mean = x32.mean((1, 2, 3), keepdims=True)
     variance = jnp.square(x32 - mean).mean((1, 2, 3), keepdims=True)
-    normed = (x32 - mean) * lax.rsqrt(variance + NORM_EPSILON) * scale + bias
-    return jax.nn.leaky_relu(normed, NEGATIVE_SLOPE).astype(x.dtype)
+    return ((x32 - mean) * lax.rsqrt(variance + NORM_EPSILON) * scale + bias).astype(x.dtype)
+
+
+def instance_norm(
+    x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "n d h w c"]:
+    """InstanceNorm over voxels. Statistics and arithmetic are float32 whatever the precision of `x`."""
+    return _normalise(x, scale, bias).astype(x.dtype)
 
 
 def instance_norm_leaky_relu(
     x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n d h w c"]:
-    """The same with sums taken over (H, W), then D, which XLA vectorises on CPU.
+    """The same and LeakyReLU, float32 up to the end."""
+    return leaky_relu(_normalise(x, scale, bias)).astype(x.dtype)
 
-    Statistics and arithmetic are float32 whatever the precision of `x`. The variance is taken around the
-    mean: the one-pass form E[x²] − E[x]² loses it to cancellation where a channel is nearly constant.
+
+def _normalise(
+    x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "n d h w c"]:
+    """Normalised and scaled, float32, with sums taken over (H, W), then D, which XLA vectorises on CPU.
+
+    The variance is taken around the mean: the one-pass form E[x²] − E[x]² loses it to cancellation where a
+    channel is nearly constant.
     """
     x32 = x.astype(jnp.float32)
     voxels = x.shape[1] * x.shape[2] * x.shape[3]
     mean = _spread(x32.sum((2, 3)).sum(1) / voxels)
     centred = x32 - mean
     variance = jnp.square(centred).sum((2, 3)).sum(1) / voxels
-    normed = centred * _spread(lax.rsqrt(variance + NORM_EPSILON) * scale) + bias
-    return jnp.where(normed > 0, normed, NEGATIVE_SLOPE * normed).astype(x.dtype)
+    return centred * _spread(lax.rsqrt(variance + NORM_EPSILON) * scale) + bias
 
 
 def _spread(x: Float[Array, "n c"]) -> Float[Array, "n 1 1 1 c"]:

@@ -43,11 +43,11 @@ def test_each_axis_is_mirrored_half_of_the_time(rng):
     assert len(np.unique(corners, axis=0)) == 8
 
 
-def test_noise_has_the_deviation_asked_for_and_is_the_same_in_all_channels(rng):
+def test_noise_has_the_deviation_asked_for_and_another_field_in_every_channel(rng):
     image = np.zeros((20, 20, 20, 3), np.float32)
     noisy = augment.add_noise(image, replace(OFF, noise=1.0, noise_sigma=(0.08, 0.08)), rng)
-    assert noisy.std() == pytest.approx(0.08, rel=0.05)  # 8,000 draws: 1 % standard error
-    np.testing.assert_array_equal(noisy[..., 0], noisy[..., 2])
+    np.testing.assert_allclose(noisy.std(axis=(0, 1, 2)), 0.08, rtol=0.05)  # 8,000 draws: 1 % standard error
+    assert np.abs(np.corrcoef(noisy.reshape(-1, 3).T) - np.eye(3)).max() < 4 / np.sqrt(8000)
 
 
 def test_around_one_is_below_and_above_equally_often(rng):
@@ -103,7 +103,7 @@ def test_half_of_the_channels_are_blurred_or_coarsened(name, share, rng):
 
 
 def test_how_often_a_patch_is_turned_and_zoomed(rng):
-    matrices = [augment.draw_rotation_zoom(Augmentation(), rng) for _ in range(2000)]
+    matrices = [augment.draw_rotation_zoom((16, 16, 16), Augmentation(), rng) for _ in range(2000)]
     drawn = [m for m in matrices if m is not None]
     zooms = np.array([np.cbrt(np.linalg.det(m)) for m in drawn])
     angles = [
@@ -115,6 +115,28 @@ def test_how_often_a_patch_is_turned_and_zoomed(rng):
     assert abs(sum(np.array(angles) > 1e-3) / 2000 - 0.2) < deviation
     assert zooms.min() >= 0.7 - 1e-9
     assert zooms.max() <= 1.4 + 1e-9
+
+
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_a_flat_patch_turns_and_zooms_in_its_plane_alone(thin, rng):
+    patch = tuple(4 if axis == thin else 16 for axis in range(3))
+    always = Augmentation(rotation=1.0, zoom=1.0)
+    matrices = np.array([augment.draw_rotation_zoom(patch, always, rng) for _ in range(200)])
+    along = np.eye(3)[thin]
+    np.testing.assert_allclose(matrices @ along, np.tile(along, (200, 1)), atol=1e-12)
+    np.testing.assert_allclose(along @ matrices, np.tile(along, (200, 1)), atol=1e-12)
+    plane = [axis for axis in range(3) if axis != thin]
+    angles = np.degrees(np.arctan2(matrices[:, plane[1], plane[0]], matrices[:, plane[0], plane[0]]))
+    assert np.histogram(angles, 4, (-180, 180))[0].min() > 25  # 50 expected in each quarter
+
+
+def test_a_flat_patch_keeps_its_resolution_across(rng):
+    image = rng.standard_normal((16, 3, 16, 1), dtype=np.float32)
+    image[:, 1] = 0
+    coarse = replace(OFF, low_resolution=1.0, low_resolution_channel=1.0, low_resolution_scale=(0.5, 0.5))
+    changed = augment.random_low_resolution(image.copy(), coarse, rng)
+    assert not changed[:, 1].any()
+    assert (changed[:, 0] != image[:, 0]).mean() > 0.9
 
 
 def test_everything_off_is_the_plain_patch_bit_for_bit(rng):
@@ -179,6 +201,7 @@ def test_defaults_are_nnunets():
     """nnU-Net v2, `nnUNetTrainer.get_training_transforms`."""
     a = Augmentation()
     assert (a.rotation, a.rotation_degrees, a.zoom, a.zoom_range) == (0.2, (-30, 30), 0.2, (0.7, 1.4))
+    assert a.flat_rotation_degrees == (-180, 180)
     assert (a.noise, a.noise_sigma) == (0.1, (0, 0.1))
     assert (a.blur, a.blur_channel, a.blur_sigma) == (0.2, 0.5, (0.5, 1))
     assert (a.brightness, a.brightness_factor, a.contrast, a.contrast_factor) == (

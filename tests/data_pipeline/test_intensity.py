@@ -1,10 +1,36 @@
-"""Intensity transforms; oracles: scipy.ndimage for blur and resolution, nnU-Net's definitions for the rest."""
+"""Intensity transforms; oracles: nnU-Net itself, kept in a file, scipy.ndimage, and hand-computed cases."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
 
 from data_pipeline import intensity
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"
+"""What nnU-Net gave; written by `make parity`."""
+TRANSFORMED = {
+    "blur (0.5, 1.0, 0.8)": lambda c: intensity.blur(c, (0.5, 1.0, 0.8)),
+    "blur (0.75, 0.6, 0.95)": lambda c: intensity.blur(c, (0.75, 0.6, 0.95)),
+    "contrast 0.75": lambda c: intensity.contrast(c, 0.75),
+    "contrast 1.25": lambda c: intensity.contrast(c, 1.25),
+    "gamma 0.7": lambda c: intensity.gamma(c, 0.7),
+    "gamma 1.5": lambda c: intensity.gamma(c, 1.5),
+    "inverted gamma 0.7": lambda c: intensity.gamma(c, 0.7, inverted=True),
+    "inverted gamma 1.5": lambda c: intensity.gamma(c, 1.5, inverted=True),
+    "low resolution (0.5, 0.5, 0.5)": lambda c: intensity.low_resolution(c, (0.5, 0.5, 0.5)),
+    "low resolution (0.77, 0.77, 0.77)": lambda c: intensity.low_resolution(c, (0.77, 0.77, 0.77)),
+    "low resolution (0.95, 1.0, 0.95)": lambda c: intensity.low_resolution(c, (0.95, 1.0, 0.95)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_transforms_are_nnunets(name):
+    with np.load(GOLDEN) as golden:
+        channel, expected = golden["image"][..., 0], golden[name]
+    assert np.abs(expected - channel).max() > 0.05
+    np.testing.assert_allclose(TRANSFORMED[name](channel), expected, atol=1e-5)
 
 
 def smooth_channel(rng, shape=(12, 14, 10)):
@@ -77,16 +103,17 @@ def test_a_constant_channel_stays_constant(transform):
 def test_low_resolution_by_hand():
     """4 voxels to 2: nearest takes voxels 1 and 3; their centres lie at 0.5 and 2.5, between them it is linear."""
     channel = np.array([0, 10, 20, 50], np.float32).reshape(4, 1, 1)
-    np.testing.assert_allclose(intensity.low_resolution(channel, 0.5).ravel(), [10, 20, 40, 50])
+    np.testing.assert_allclose(intensity.low_resolution(channel, (0.5, 1.0, 1.0)).ravel(), [10, 20, 40, 50])
+    np.testing.assert_array_equal(intensity.low_resolution(channel, (1.0, 0.5, 0.5)), channel)
 
 
 def test_low_resolution_equals_scipy_zoom(rng):
     channel = rng.standard_normal((12, 10, 8), dtype=np.float32)
     small = channel[1::2, 1::2, 1::2]  # the centre of two voxels belongs to the second
     expected = ndi.zoom(small, 2, order=1, mode="nearest", grid_mode=True)
-    np.testing.assert_allclose(intensity.low_resolution(channel, 0.5), expected, atol=1e-6)
+    np.testing.assert_allclose(intensity.low_resolution(channel, (0.5, 0.5, 0.5)), expected, atol=1e-6)
 
 
 def test_low_resolution_at_full_scale_changes_nothing(rng):
     channel = rng.standard_normal((5, 6, 7), dtype=np.float32)
-    np.testing.assert_array_equal(intensity.low_resolution(channel, 1.0), channel)
+    np.testing.assert_array_equal(intensity.low_resolution(channel, (1.0, 1.0, 1.0)), channel)

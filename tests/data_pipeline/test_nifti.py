@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import os
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -149,12 +150,25 @@ def test_probabilities_are_on_the_original_grid(tmp_path, rng, permutation, flip
     volume = read_image(source)
     probabilities = rng.random((*volume.shape, 4), np.float32)
     probabilities[..., 2] = volume.data
-    write_probabilities(tmp_path / "p.nii.gz", probabilities, volume)
+    write_probabilities(tmp_path / "p.nii.gz", probabilities, volume, ("background", "NCR", "ED", "ET"))
     written = nib.load(tmp_path / "p.nii.gz")
+    assert written.header["descrip"].item() == b"background NCR ED ET"
     assert written.shape == (3, 4, 5, 4)
     assert written.get_data_dtype() == np.float32
     np.testing.assert_array_equal(written.affine, nib.load(source).affine)
     np.testing.assert_array_equal(written.dataobj[..., 2], nib.load(source).dataobj)
+
+
+@pytest.mark.parametrize("name", ["p.nii", "p.nii.gz"])
+def test_writing_takes_little_memory_beside_the_values(tmp_path, rng, name):
+    volume = read_image(write_nifti(tmp_path / "a.nii", rng.normal(size=(50, 60, 70)).astype(np.float32)))
+    values = rng.random((50, 60, 70, 4), np.float32)  # 3.4 MB
+    tracemalloc.start()
+    write_probabilities(tmp_path / name, values, volume, "abcd")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+    np.testing.assert_array_equal(nib.load(tmp_path / name).dataobj, values[::-1, ::-1])  # SRI24 is towards left, back
 
 
 def test_wrong_grid_and_wrong_classes_are_programming_errors(tmp_path, rng):

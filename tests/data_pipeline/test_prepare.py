@@ -180,12 +180,6 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, rng):
     assert [folder.exists() for folder in (old, new, foreign)] == [False, True, True]
 
 
-def test_a_killed_worker_is_explained():
-    """Every job ends its own process, as the kernel does to one that needs too much memory."""
-    with pytest.raises(InputError, match="killed, most often for lack of memory; use fewer than 2 workers"):
-        list(prepare_module._run(os._exit, [1, 1], 2))
-
-
 def test_a_case_that_another_process_finished_meanwhile_stays(tmp_path, rng, monkeypatch):
     cases = folder_of(tmp_path / "data", rng, 1)
     load = prepare_module.load_subject

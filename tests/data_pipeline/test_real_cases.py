@@ -98,7 +98,8 @@ def test_two_millimetres_and_back_keep_the_tumour_in_place(cases, subjects):
     coarse, fine = load_subject(cases[name], 2.0), subjects[name]
     assert coarse.crop == fine.crop
     whole = np.isin(coarse.label, (1, 2, 3)).astype(np.float32)
-    back = to_original_grid(np.stack([1 - whole, whole], axis=-1), coarse)[..., 1]
+    slabs = to_original_grid(np.stack([1 - whole, whole], axis=-1), coarse, (1, 0))
+    back = np.concatenate([slab[..., 1] for _, slab in slabs])
     truth = np.zeros(back.shape, bool)
     truth[fine.crop] = np.isin(fine.label, (1, 2, 3))
     found = back >= 0.5

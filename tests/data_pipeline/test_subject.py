@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from data_pipeline import storage
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
@@ -12,6 +13,16 @@ from data_pipeline.prepare import load_subject, to_original_grid
 from data_pipeline.resample import as_spacing
 from data_pipeline.subject import _brain
 from tests.data_pipeline.cases import SRI24, one_case, rewrite
+
+
+def on_original_grid(values, subject, outside) -> np.ndarray:
+    """The whole volume of `to_original_grid`, whose slabs must follow each other."""
+    volume = np.full((*subject.reference.shape, values.shape[3]), np.nan, np.float32)
+    end = 0
+    for rows, slab in to_original_grid(values, subject, outside):
+        assert rows.start == end
+        volume[rows], end = slab, rows.stop
+    return volume
 
 
 def raw(case: Case, modality) -> np.ndarray:
@@ -127,7 +138,7 @@ def test_to_original_grid_puts_things_where_they_were(tmp_path, rng):
     ]
     x, y, z = np.meshgrid(*centres, indexing="ij")
     values = np.stack([x + 2 * y - z, np.sin(x / 8) * np.cos(y / 9)], axis=-1).astype(np.float32)
-    back = to_original_grid(values, subject)
+    back = on_original_grid(values, subject, (0, 0))
     assert back.shape == (*full, 2)
     assert back.dtype == np.float32
     x, y, z = np.meshgrid(*[np.arange(n) for n in full], indexing="ij")
@@ -136,14 +147,24 @@ def test_to_original_grid_puts_things_where_they_were(tmp_path, rng):
     assert np.abs(back[inner][..., 1] - (np.sin(x / 8) * np.cos(y / 9))[inner]).max() < 0.02
 
 
-def test_to_original_grid_is_background_outside_the_crop(tmp_path, rng):
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_to_original_grid_has_the_given_values_outside_the_crop(tmp_path, rng, monkeypatch, rows):
     subject = load_subject(one_case(tmp_path, rng), 1.0)
-    values = rng.random((*subject.mask.shape, 4), np.float32)
-    full = to_original_grid(values, subject)
+    values = rng.random((*subject.mask.shape, 3), np.float32)
+    monkeypatch.setattr(storage, "SLAB", rows * 16 * 12 * 3 * 4)
+    full = on_original_grid(values, subject, (1, -2, 0))
     np.testing.assert_array_equal(full[subject.crop], values)
     outside = np.ones(full.shape[:3], bool)
     outside[subject.crop] = False
     assert outside.any()
-    np.testing.assert_array_equal(full[outside], np.broadcast_to(np.float32([1, 0, 0, 0]), (outside.sum(), 4)))
+    np.testing.assert_array_equal(full[outside], np.broadcast_to(np.float32([1, -2, 0]), (outside.sum(), 3)))
     with pytest.raises(ValueError, match="not on the subject's grid"):
-        to_original_grid(values[1:], subject)
+        on_original_grid(values[1:], subject, (1, -2, 0))
+
+
+def test_slabs_of_any_size_give_the_same_values(tmp_path, rng, monkeypatch):
+    subject = load_subject(one_case(tmp_path, rng, shape=(20, 22, 18)), (1.4, 0.9, 4.2))
+    values = rng.normal(size=(*subject.mask.shape, 2)).astype(np.float32)
+    whole = on_original_grid(values, subject, (0, 0))
+    monkeypatch.setattr(storage, "SLAB", 0)
+    np.testing.assert_allclose(on_original_grid(values, subject, (0, 0)), whole, rtol=1e-6, atol=1e-6)

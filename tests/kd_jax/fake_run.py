@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from data_pipeline.conventions import CLASSES
+from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from kd_jax.checkpoint import Checkpoints
-from kd_jax.config import Config, DataConfig, StudentConfig, TeacherConfig
+from kd_jax.config import Config, DataConfig, LossConfig, StudentConfig, TeacherConfig
 from kd_jax.distill import build_networks
 from kd_jax.split import SplitRecord
 from kd_jax.step import init_state
@@ -24,13 +24,16 @@ def write_run(
     patch: int = 8,
     modalities: tuple[str, ...] = ("t1ce", "flair"),
     root: Path | None = None,
+    loss: str = "dice_ce",
+    reversed_axes: tuple[str, ...] = (),
 ) -> Path:
     """A run whose networks say one class everywhere (a name), or have random weights (a seed)."""
     features = (2, 3)
     config = Config(
         data=DataConfig(root=root, patch=(patch,) * 3, spacing=(spacing,) * 3),
         teacher=TeacherConfig(features=features),
-        student=StudentConfig(features=features, modalities=modalities),
+        student=StudentConfig(features=features, modalities=modalities, reversed_axes=reversed_axes),
+        loss=LossConfig(segmentation=loss),
     )
     shapes = jax.eval_shape(lambda: init_state(build_networks(config, None), config))
     state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
@@ -49,5 +52,9 @@ def _params(zeros, content):
     if isinstance(content, int):
         rng = np.random.default_rng(content)
         return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), zeros)
-    bias = np.array([name == content for name in CLASSES], np.float32)
-    return {**zeros, "head_0": {**zeros["head_0"], "bias": bias}}
+    index = CLASSES.index(content)
+    if zeros["head_0"]["bias"].shape == (len(CLASSES),):
+        bias = np.arange(len(CLASSES)) == index
+    else:
+        bias = [1 if index in classes else -1 for classes in REGION_CLASSES.values()]
+    return {**zeros, "head_0": {**zeros["head_0"], "bias": np.float32(bias)}}

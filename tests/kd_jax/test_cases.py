@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,9 +7,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from data_pipeline.errors import InputError
+from experiments.parity.check import GOLDEN
 from kd_jax.cases import gather_cases
 from kd_jax.settings import parse_config
-from kd_jax.split import SplitRecord, split_patients
+from kd_jax.split import SplitRecord, given_split, split_patients
 from tests.data_pipeline.cases import write_case
 
 
@@ -81,3 +84,57 @@ def test_a_damaged_split_is_named(tmp_path):
     with pytest.raises(InputError, match=r"split\.json: damaged"):
         SplitRecord.read(tmp_path)
     assert SplitRecord.read(tmp_path / "nowhere") is None
+
+
+def test_the_folds_are_those_that_nnunet_itself_made():
+    folds = json.loads((GOLDEN / "splits.json").read_text())
+    names = sorted(folds[0]["train"] + folds[0]["val"])
+    for fold, split in enumerate(folds):
+        train, held = split_patients(names, 5, fold)
+        assert ([names[i] for i in train], [names[i] for i in held]) == (split["train"], split["val"])
+
+
+def test_a_given_split_in_nnunets_form_is_honoured(tmp_path):
+    names = ["a", "b", "c", "d"]
+    file = _splits(tmp_path, [{"train": ["c", "a"], "val": ["b"]}, {"train": ["b"], "val": ["c", "d"]}])
+    assert given_split(file, 0, names) == ([0, 2], [1])  # d is in neither part
+    assert given_split(file, 1, names) == ([1], [2, 3])
+    assert given_split(file, "all", names) == ([0, 1, 2, 3], [0, 1, 2, 3])
+    assert given_split(file, 1, ["b", "c"], some_left_out=True) == ([0], [1])
+
+
+@pytest.mark.parametrize(
+    ("content", "fold", "message"),
+    [
+        ([{"train": ["a"], "val": ["b"]}], 1, r"has 1 folds; data\.fold 1 is not there: give 0 to 0"),
+        ([{"train": ["a"], "val": ["z"]}], 0, r"names 1 cases that are not in the data, first z \(there is.* a\)"),
+        ([{"train": ["a", "b"], "val": ["b"]}], 0, r"fold 0 trains on what it holds out, first b"),
+        ([{"train": ["a", "a"], "val": ["b"]}], 0, r"fold 0 names a twice in train"),
+        ([{"train": ["a"], "val": []}], 0, r"fold 0 has 1 training and 0 held-out cases"),
+        ([{"train": ["a"], "test": ["b"]}], 0, r"expected nnU-Net's form.*found at 0\.val: .*required"),
+        ({"train": ["a"]}, 0, r"expected nnU-Net's form.*found at the top: .*array"),
+        ([], 0, r"found no fold"),
+        (None, 0, r"cannot be read \(No such file"),
+    ],
+)
+def test_a_split_that_cannot_be_used_is_refused(tmp_path, content, fold, message):
+    file = tmp_path / "splits.json" if content is None else _splits(tmp_path, content)
+    with pytest.raises(InputError, match=message) as error:
+        given_split(file, fold, ["a", "b"])
+    assert str(error.value).startswith(str(file))
+
+
+def test_only_the_cases_of_a_given_split_are_prepared(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_case(tmp_path / "cases", rng=rng, number=number, shape=(12, 12, 12))
+    file = _splits(tmp_path, [{"train": ["BraTS2021_00002"], "val": ["BraTS2021_00000"]}])
+    split = gather_cases(_config(tmp_path, splits=str(file)))
+    assert [case.id for case in split.train + split.validation] == ["BraTS2021_00002", "BraTS2021_00000"]
+    assert len(list((tmp_path / "cache" / "prepared").iterdir())) == 2
+
+
+def _splits(folder, content):
+    file = folder / "splits.json"
+    file.write_text(json.dumps(content))
+    return file

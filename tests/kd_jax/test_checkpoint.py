@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from kd_jax.checkpoint import Checkpoints, has_checkpoint, restore_network, restore_state
+from kd_jax.checkpoint import (
+    Checkpoints,
+    default_network,
+    has_checkpoint,
+    restore_network,
+    restore_state,
+    save_teacher,
+)
 from kd_jax.distill import build_networks
 from kd_jax.parallel import replicate
 from kd_jax.step import init_state
@@ -60,8 +67,35 @@ def test_the_student_is_restored_without_the_teacher(run, config, state, tmp_pat
     assert restored.config == config and restored.step == 3
     assert restored.modalities == ("t1ce", "flair")
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(restored.params))
-    with pytest.raises(InputError, match="teacher cannot be restored"):
+    assert default_network(copy, "best") == "student"
+    with pytest.raises(InputError, match="holds no teacher, only student; choose --network student"):
         restore_network(copy, "teacher", "best")
+
+
+def test_a_teacher_saved_alone_is_the_network_to_apply(tmp_path, config, state):
+    save_teacher(tmp_path, jax.tree.map(np.asarray, state.teacher.params["network"]), {"step": 0}, config)
+    items = {p.name for p in (tmp_path / "checkpoints" / "best" / "0").iterdir() if p.is_dir()}
+    assert items == {"teacher", "position", "config"}
+    assert default_network(tmp_path, "best") == "teacher"
+    restored = restore_network(tmp_path, "teacher", "best")
+    _assert_equal(restored.params, state.teacher.params["network"])
+    assert restored.config == config and restored.step == 0
+    with pytest.raises(InputError, match="holds no student, only teacher; choose --network teacher"):
+        restore_network(tmp_path, "student", "best")
+
+
+def test_a_whole_run_is_applied_through_its_student(run, tmp_path):
+    assert default_network(run, "best") == default_network(run, "latest") == "student"
+    with pytest.raises(InputError, match="no such run folder"):
+        default_network(tmp_path / "nothing", "best")
+
+
+def test_a_teacher_that_finds_no_room_leaves_no_checkpoint(tmp_path, config, state, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(InputError, match=r"cannot be written \(0.0 MB free, .* MB needed\); nothing was kept"):
+        save_teacher(tmp_path, state.teacher.params["network"], {"step": 0}, config)
+    assert not has_checkpoint(tmp_path, "best")
 
 
 def test_what_is_no_run_is_refused_and_left_alone(tmp_path, run):

@@ -90,10 +90,13 @@ def test_the_summary_says_what_was_scored_and_how(run, data):
     scores = rows(run / "evaluation" / "validation" / "student.csv")
     summary = json.loads((run / "evaluation" / "validation" / "summary.json").read_text())
     student = summary["networks"]["student"]
-    assert (summary["run"], summary["checkpoint"], summary["mirror"]) == (str(run), "best", True)
-    assert (student["step"], student["modalities"], student["cases"]) == (STEP, ["t1ce", "flair"], CASES[1:4])
-    assert summary["data"] == {"name": "validation", "path": str(data), "cases": 4, "phantom": True, "trained_on": []}
-    assert summary["network_spacing_mm"] == [1.0, 1.0, 1.0] and summary["empty_regions"]["rule"] == "brats"
+    assert (summary["runs"], summary["combination"], summary["checkpoint"]) == ([str(run)], "one run", "best")
+    (member,) = student["members"]
+    assert (member["run"], member["network"], member["step"]) == (str(run), "student", STEP)
+    assert (member["modalities"], member["outputs"], student["cases"]) == (["t1ce", "flair"], "classes", CASES[1:4])
+    expected = {"name": "validation", "paths": [str(data)], "cases": 4, "phantom": True, "trained_on": []}
+    assert summary["data"] == expected and summary["mirror"] == ["x", "y", "z"]
+    assert member["spacing_mm"] == [1.0, 1.0, 1.0] and summary["empty_regions"]["rule"] == "brats"
     assert {"kd_jax", "jax", "scipy"} <= set(summary["versions"])
     values = [row["TC_dice"] for row in scores.values()]
     dice = student["regions"]["TC"]["dice"]
@@ -150,6 +153,57 @@ def test_a_resampling_network_is_scored_at_the_original_resolution(tmp_path, dat
     row = rows(tmp_path / "scores" / "student.csv")[CASES[0]]
     assert row["ET_volume_ml"] == pytest.approx(brain_box(data / CASES[0]).sum() / 1000)
     assert row["ET_reference_volume_ml"] == pytest.approx((tiny_classes(SHAPE) == 3).sum() / 1000, rel=1e-4)
+
+
+@pytest.fixture
+def folds(runs, data, run, request):
+    """Two runs of one data set that held out other cases; the second says oedema everywhere."""
+    second = runs / f"{request.node.name} second"
+    template = runs / "template of oedema"
+    if not template.exists():
+        write_run(template, student="ED", teacher="background")
+    second.mkdir()
+    (second / "checkpoints").symlink_to(template / "checkpoints")
+    write_split(run, data, train=CASES[2:4], validation=CASES[:2])
+    write_split(second, data, train=CASES[:2], validation=CASES[2:4])
+    return run, second
+
+
+def test_a_cross_validation_pools_the_cases_that_each_run_held_out(folds, data, capsys):
+    assert evaluated(*folds) == 0
+    folder = folds[0] / "evaluation" / "cross-validation"
+    scores = rows(folder / "student.csv")
+    assert list(scores) == CASES[:4]
+    for case, row in scores.items():
+        volume = brain_box(data / case).sum() / 1000
+        assert row["WT_volume_ml"] == pytest.approx(volume, abs=1e-5)
+        assert row["ET_volume_ml"] == pytest.approx(volume if case in CASES[:2] else 0, abs=1e-5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["combination"] == "cross-validation: each of 2 runs scored the cases it held out, pooled"
+    assert summary["networks"]["student"]["regions"]["WT"]["dice"]["n"] == 4
+    assert [member["run"] for member in summary["networks"]["student"]["members"]] == [str(run) for run in folds]
+    assert (summary["data"]["trained_on"], summary["data"]["paths"]) == ([], [str(data)])
+    out = capsys.readouterr().out
+    assert "Runs: cross-validation: each of 2 runs" in out and "Warning" not in out
+
+
+def test_a_case_held_out_twice_is_no_cross_validation(folds, data, capsys):
+    write_split(folds[1], data, train=CASES[:1], validation=CASES[1:4])
+    assert evaluated(*folds) == 2
+    assert f"{folds[1]}: holds out {CASES[1]}, and so does {folds[0]}" in capsys.readouterr().err
+
+
+def test_an_ensemble_is_scored_on_given_cases(folds, data, capsys):
+    assert evaluated(*folds, "--data", data / CASES[0]) == 0
+    folder = folds[0] / "evaluation" / f"{CASES[0]}_ensemble"
+    row = rows(folder / "student.csv")[CASES[0]]
+    assert row["WT_volume_ml"] == pytest.approx(brain_box(data / CASES[0]).sum() / 1000, abs=1e-5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["combination"] == "ensemble: logits of 2 runs averaged on the original grid"
+    assert summary["data"]["trained_on"] == [CASES[0]]  # by the second run
+    assert "Warning: runs were trained on 1 of these cases" in capsys.readouterr().out
+    assert evaluated(*folds[::-1], "--data", data / CASES[0], "--output", folder) == 2
+    assert "holds the evaluation of the runs" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_used_are_failures_and_the_rest_is_scored(run, data, capsys):

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+from experiments.parity.check import GOLDEN
+from experiments.parity.loss_draws import LEVELS, SCALES, channels_of, label_cases, logits_of, losses
+from kd_jax.distill import segmentation_loss
 from kd_jax.losses import (
     MIN_SAMPLES,
     barlow_twins,
+    binary_cross_entropy,
     cross_entropy,
     deep_supervision_weights,
     labels_at,
@@ -139,3 +143,33 @@ def test_two_samples_carry_no_information(monkeypatch):
         opposite = np.sum(np.sign(a[0] - a[1]) != np.sign(b[0] - b[1]))
         assert on == pytest.approx(4 * opposite, rel=1e-3)
         assert correlation == pytest.approx(1 - 2 * opposite / features, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "config"), losses().items())
+def test_losses_are_those_of_nnunet_also_where_classes_are_empty(name, config):
+    channels = channels_of(config)
+    loss = jax.jit(lambda logits, labels: segmentation_loss(logits, labels, config)[0])
+    with np.load(GOLDEN / "losses.npz") as theirs:
+        for case, labels in label_cases().items():
+            for scale in SCALES:
+                ours = float(loss([logits_of(channels, scale)], labels))
+                assert ours == pytest.approx(float(theirs[f"{name}/{case}/{scale:g}"]), rel=1e-5, abs=1e-5)
+        levels = [logits_of(channels, 1.0, shape) for shape in LEVELS]
+        deep = float(loss(levels, label_cases()["all classes"]))
+        assert deep == pytest.approx(float(theirs[f"{name}/deep"]), abs=1e-5)
+
+
+def test_batch_dice_is_the_dice_of_the_cases_laid_side_by_side():
+    rng = np.random.default_rng(0)
+    p, y = rng.random((2, 4, 3, 5, 3)).astype(np.float32), rng.integers(0, 2, (2, 4, 3, 5, 3))
+    one_volume = [np.concatenate(list(x))[None] for x in (p, y)]
+    assert soft_dice_loss(p, y, batch_dice=True) == pytest.approx(float(soft_dice_loss(*one_volume)), rel=1e-6)
+    assert soft_dice_loss(p, y, batch_dice=True) != pytest.approx(float(soft_dice_loss(p, y)), rel=1e-4)
+
+
+def test_binary_cross_entropy_by_hand_and_at_extremes():
+    truth = np.array([1, 0], bool).reshape(1, 1, 1, 2, 1)
+    logits = np.array([2.0, -1.0], np.float32).reshape(truth.shape)
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
+    assert binary_cross_entropy(logits, truth) == pytest.approx(expected, rel=1e-6)
+    assert binary_cross_entropy(np.float32(-1e4) * (2 * truth - 1), truth) == pytest.approx(1e4)

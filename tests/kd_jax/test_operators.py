@@ -7,11 +7,14 @@ import pytest
 
 from kd_jax.models.operators import (
     STACK_TAPS_UP_TO,
+    average_pool3d,
     conv3d,
     conv3d_by_slices,
     conv3d_plain,
+    instance_norm,
     instance_norm_leaky_relu,
     instance_norm_plain,
+    leaky_relu,
     up_conv3d,
 )
 
@@ -43,6 +46,8 @@ def _assert_same(form, reference, *args):
         ((8, 7, 6), (5, 3, 1), (3, 2, 1)),
         ((4, 4, 4), (1, 1, 1), (1, 1, 1)),
         ((4, 6, 4), (1, 1, 1), (2, 2, 2)),
+        ((1, 2, 1), (3, 3, 3), (1, 1, 1)),
+        ((1, 1, 1), (3, 3, 3), (2, 2, 2)),
     ],
 )
 @pytest.mark.parametrize("channels", [3, STACK_TAPS_UP_TO + 1])
@@ -97,10 +102,36 @@ def test_instance_norm_equals_the_plain_form_and_normalises():
     rng = np.random.default_rng(2)
     x = (5 + 3 * rng.standard_normal((2, 4, 6, 5, 3))).astype(np.float32)
     scale, bias = rng.standard_normal((2, 3)).astype(np.float32)
-    _assert_same(instance_norm_leaky_relu, instance_norm_plain, x, scale, bias)
+    _assert_same(instance_norm, instance_norm_plain, x, scale, bias)
+    _assert_same(instance_norm_leaky_relu, lambda *args: leaky_relu(instance_norm_plain(*args)), x, scale, bias)
     y = np.asarray(instance_norm_leaky_relu(x, np.ones(3, np.float32), np.full(3, 100, np.float32)), np.float64) - 100
     np.testing.assert_allclose(y.mean((1, 2, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(y.var((1, 2, 3)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])
+def test_average_pool_is_a_convolution_with_equal_weights(stride):
+    x = np.random.default_rng(4).standard_normal((2, 6, 4, 8, 3)).astype(np.float32)
+    weights = np.broadcast_to(np.eye(3, dtype=np.float32) / np.prod(stride), (*stride, 3, 3))
+    reference = lambda x: jax.lax.conv_general_dilated(  # noqa: E731
+        x, weights, stride, "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+    _assert_same(lambda x: average_pool3d(x, stride), reference, x)
+    # bfloat16 would add 256 ones to 256 and stay there.
+    ones = jnp.ones((1, 8, 8, 8, 1), jnp.bfloat16)
+    assert average_pool3d(ones, (8, 8, 8)) == 1 and average_pool3d(ones, (8, 8, 8)).dtype == jnp.bfloat16
+
+
+def test_leaky_relu_by_hand():
+    value, slope = jax.vmap(jax.value_and_grad(leaky_relu))(jnp.array([-2.0, 0.0, 3.0]))
+    np.testing.assert_allclose(value, [-0.02, 0, 3])
+    np.testing.assert_allclose(slope, [0.01, 0.01, 1])  # PyTorch's choice at zero
+
+
+def test_instance_norm_of_one_voxel_is_its_bias():
+    scale, bias = np.array([2.0, -1.0], np.float32), np.array([0.5, -0.25], np.float32)
+    x = np.random.default_rng(5).standard_normal((2, 1, 1, 1, 2)).astype(np.float32)
+    np.testing.assert_array_equal(instance_norm(x, scale, bias), np.broadcast_to(bias, x.shape))
 
 
 def test_instance_norm_of_a_nearly_constant_channel_does_not_cancel():
@@ -114,4 +145,5 @@ def test_instance_norm_of_a_nearly_constant_channel_does_not_cancel():
 
 def test_instance_norm_keeps_the_precision_of_its_input():
     x = jnp.ones((1, 2, 2, 2, 1), jnp.bfloat16)
-    assert instance_norm_leaky_relu(x, jnp.ones(1), jnp.zeros(1)).dtype == jnp.bfloat16
+    for form in (instance_norm, instance_norm_leaky_relu):
+        assert form(x, jnp.ones(1), jnp.zeros(1)).dtype == jnp.bfloat16

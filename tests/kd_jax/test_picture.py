@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from data_pipeline.errors import InputError
-from kd_jax import evaluate
+from kd_jax import evaluate, evaluation_results
 from kd_jax.cli import run_command
 from kd_jax.metrics import region_scores
 from kd_jax.picture import (
@@ -161,7 +161,7 @@ def test_evaluate_draws_both_networks_on_the_same_slices_and_names_the_file(tmp_
     run = write_run(tmp_path / "run", student="ET", teacher="background")
     write_split(run, tmp_path / "data", train=[], validation=[])
     seen = []
-    monkeypatch.setattr(evaluate, "draw_cases", lambda *a: seen.append(a) or draw_cases(*a))
+    monkeypatch.setattr(evaluation_results, "draw_cases", lambda *a: seen.append(a) or draw_cases(*a))
     assert run_command(evaluate.main, [str(run), "--data", str(tmp_path / "data"), "--network", "both"]) == 0
     picture = run / "evaluation" / "data" / "cases.png"
     assert imread(picture).ndim == 3

@@ -5,9 +5,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipeline import storage
 from data_pipeline.conventions import CONVENTIONS
-from kd_jax import predict, segment
+from data_pipeline.formats import find_cases
+from kd_jax import predict
+from kd_jax import segment as segmentation
 from kd_jax.cli import run_command
+from kd_jax.segment import load_segmenter, segment_case
 from tests.data_pipeline.cases import file_of, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run
 
@@ -22,6 +26,12 @@ def says_enhancing(tmp_path_factory):
 @pytest.fixture(scope="module")
 def random_run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "random", student=3, spacing=1.4, patch=16)
+
+
+@pytest.fixture(scope="module")
+def one_window(tmp_path_factory):
+    """One window holds the whole brain: nnU-Net's blending weights are not symmetric, their centre is a voxel."""
+    return write_run(tmp_path_factory.mktemp("runs") / "one_window", student=3, patch=24)
 
 
 @pytest.fixture
@@ -91,6 +101,19 @@ def test_probabilities_agree_with_the_label_map(random_run, data, tmp_path):
     np.testing.assert_array_equal(probabilities.affine, nib.load(tmp_path / "out" / f"{CASE}.nii.gz").affine)
 
 
+def test_probabilities_of_regions(data, tmp_path, capsys):
+    run_of_regions = write_run(tmp_path / "run", student=5, loss="dice_bce")
+    assert run(run_of_regions, data, "-o", tmp_path / "out", "--probabilities") == 0
+    image = nib.load(tmp_path / "out" / f"{CASE}_probabilities.nii.gz")
+    labels = np.asanyarray(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").dataobj)
+    wt, tc, et = np.moveaxis(image.get_fdata(), -1, 0) > 0.5
+    # nnU-Net paints WT, TC and ET over each other in this order.
+    np.testing.assert_array_equal(labels, np.select([et, tc, wt], [4, 1, 2]))
+    assert len(np.unique(labels)) > 2
+    assert not image.get_fdata()[~brain_box(data / CASE, ("t1ce", "flair"))].any()
+    assert image.header["descrip"].item() == b"WT TC ET" and "probabilities of WT, TC, ET" in capsys.readouterr().out
+
+
 def test_the_result_does_not_depend_on_the_orientation_on_disk(random_run, data, tmp_path):
     turned = tmp_path / "turned" / CASE
     for role in ("t1ce", "flair"):
@@ -105,20 +128,95 @@ def test_the_result_does_not_depend_on_the_orientation_on_disk(random_run, data,
     np.testing.assert_array_equal(*canonical)
 
 
-def test_mirroring_treats_left_and_right_alike(data, tmp_path):
-    # One window holds the whole brain: nnU-Net's blending weights are not symmetric, their centre is a voxel.
-    random_run = write_run(tmp_path / "run", student=3, patch=24)
-    mirrored = tmp_path / "mirrored" / CASE
+def mirrored(data, folder, axis):
+    """The case turned over along an axis on disk, the affine as it was."""
     for role in ("t1ce", "flair"):
         image = nib.load(file_of(data / CASE, CASE, role))
-        write_nifti(file_of(mirrored, CASE, role), np.asanyarray(image.dataobj)[::-1], image.affine)
+        write_nifti(file_of(folder / CASE, CASE, role), np.flip(np.asanyarray(image.dataobj), axis), image.affine)
+    return folder / CASE
 
-    def labels(source, *options):
-        assert run(random_run, source, "-o", tmp_path / "out", "--overwrite", *options) == 0
-        return np.asanyarray(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").dataobj)
 
-    np.testing.assert_array_equal(labels(data, "--mirror"), labels(mirrored, "--mirror")[::-1])
-    assert (labels(data) != labels(mirrored)[::-1]).any()
+@pytest.mark.parametrize("options", [[], ["--mirror"], ["--mirror", "z", "x"]])
+def test_mirroring_treats_both_sides_alike_along_the_axes_asked_for(data, tmp_path, one_window, options):
+    axes = predict._parser().parse_args([str(one_window), str(data), "-o", "out", *options]).mirror
+    assert "".join(axes) == {0: "", 1: "xyz", 3: "xz"}[len(options)]
+    segmenter = load_segmenter([one_window], None, "best", mirror=axes)
+
+    def classes(source):
+        return segment_case(segmenter, *find_cases(source)).classes
+
+    plain = classes(data)
+    for axis, name in enumerate("xyz"):
+        turned = np.flip(classes(mirrored(data, tmp_path / name, axis)), axis)
+        assert (turned == plain).all() == (name in axes)
+
+
+def test_axes_to_mirror_are_checked(says_enhancing, data, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("--mirror", says_enhancing, data, "-o", tmp_path / "out")
+    assert "is no axis; give some of x, y, z, or none to mirror along all" in capsys.readouterr().err
+
+
+def segment(runs, data, **options):
+    """Segment the case with the networks of the runs; the sum of logits is seen through the probabilities."""
+    segmenter = load_segmenter(runs, None, "best", mirror=())
+    return segmenter, segment_case(segmenter, *find_cases(data), probabilities=True, **options)
+
+
+def test_the_networks_of_several_runs_are_averaged(random_run, data, tmp_path, capsys):
+    other = write_run(tmp_path / "other", student=4, spacing=0.8, patch=16, modalities=("t1", "t2", "flair"))
+    assert run(random_run, other, data, "-o", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert f"student of {other}, step {STEP}, uses t1, t2, flair" in out and "ensemble of 2: logits averaged" in out
+    _, both = segment([random_run, other], data)
+    log_a, log_b = (np.log(segment([r], data)[1].probabilities[both.subject.crop]) for r in (random_run, other))
+    mean = np.exp((log_a + log_b) / 2)  # up to the sums that softmax divides by
+    inside = (mean > 0.02).all(axis=-1)  # inside both boxes, and numerically sound
+    assert inside.sum() > 20
+    np.testing.assert_allclose(
+        both.probabilities[both.subject.crop][inside], (mean / mean.sum(-1, keepdims=True))[inside], rtol=1e-3
+    )
+    labels = np.asanyarray(nib.as_closest_canonical(nib.load(tmp_path / "out" / f"{CASE}.nii.gz")).dataobj)
+    np.testing.assert_array_equal(CONVENTIONS["brats2018"].encode(both.classes), labels)
+
+
+def test_an_ensemble_compiles_and_reads_once_for_networks_that_are_alike(data, tmp_path, monkeypatch):
+    runs = [write_run(tmp_path / str(i), student=i) for i in range(3)]
+    runs.append(write_run(tmp_path / "coarse", student=3, spacing=2.0))
+    compiled, read = [], []
+    make, load = segmentation.make_predictor, segmentation.load_subject
+    monkeypatch.setattr(segmentation, "make_predictor", lambda *a, **k: compiled.append(a) or make(*a, **k))
+    monkeypatch.setattr(segmentation, "load_subject", lambda *a, **k: read.append(a) or load(*a, **k))
+    segmenter, _ = segment(runs, data)
+    assert len(segmenter.members) == 4 and len(compiled) == 1
+    assert [args[1] for args in read] == [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0)]
+
+
+def test_classes_and_regions_are_not_averaged(random_run, data, tmp_path, capsys):
+    regions = write_run(tmp_path / "regions", student=1, loss="dice_bce")
+    assert run(random_run, regions, data, "-o", tmp_path / "out") == 2
+    assert f"{regions}: its network gives regions, that of {random_run} classes" in capsys.readouterr().err
+    assert run(random_run, random_run, data, "-o", tmp_path / "out") == 2
+    assert f"{random_run}: given twice" in capsys.readouterr().err
+
+
+def test_a_network_that_sees_volumes_reversed(data, tmp_path, one_window):
+    """Reversed along x and y it makes of a case what it otherwise makes of the case turned over."""
+    backwards = write_run(tmp_path / "run", student=3, patch=24, reversed_axes=("x", "y"))
+    turned = mirrored(data, tmp_path / "x", 0)
+    turned = mirrored(turned.parent, tmp_path / "xy", 1)
+    _, expected = segment([one_window], turned)
+    _, found = segment([backwards], data)
+    np.testing.assert_allclose(found.probabilities, np.flip(expected.probabilities, (0, 1)), atol=1e-5)
+
+
+def test_a_large_case_is_segmented_on_disk_with_the_same_result(random_run, data, tmp_path, monkeypatch):
+    _, in_memory = segment([random_run], data)
+    monkeypatch.setattr(storage, "IN_MEMORY", 1000)
+    _, on_disk = segment([random_run], data)
+    assert isinstance(on_disk.probabilities, np.memmap) and not isinstance(in_memory.probabilities, np.memmap)
+    np.testing.assert_array_equal(on_disk.probabilities, in_memory.probabilities)
+    np.testing.assert_array_equal(on_disk.classes, in_memory.classes)
 
 
 def test_only_what_the_network_sees_is_read(says_enhancing, data, tmp_path):
@@ -166,7 +264,7 @@ def test_results_are_not_replaced_unless_asked(says_enhancing, data, tmp_path, c
 
 
 def test_an_unwritable_output_is_found_before_the_work(says_enhancing, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(segment, "load_subject", lambda *_, **__: pytest.fail("a case was read"))
+    monkeypatch.setattr(segmentation, "load_subject", lambda *_, **__: pytest.fail("a case was read"))
     (tmp_path / "file").write_text("")
     assert run(says_enhancing, data, "-o", tmp_path / "file" / "out") == 2
     error = capsys.readouterr().err

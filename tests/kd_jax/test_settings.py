@@ -88,7 +88,10 @@ def test_a_configuration_survives_json(seed, rate, loss, modalities):
         ({"data": {"augmentation": {"blurr": 1}}}, r"unknown key data.augmentation.blurr \(did you mean blur\?\)"),
         ({"train": {"epochs": 0}}, "train.epochs: input should be greater than 0, found 0"),
         ({"train": {"epochs": "many"}}, "train.epochs: input should be a valid integer.*found 'many'"),
-        ({"loss": {"segmentation": "focal"}}, "loss.segmentation: input should be 'ce', 'dice_ce' or 'dice_bce', found 'focal'"),
+        (
+            {"loss": {"segmentation": "focal"}},
+            "loss.segmentation: input should be 'ce', 'dice_ce' or 'dice_bce', found 'focal'",
+        ),
         ({"student": {"modalities": ["t3"]}}, "student.modalities: input should be 't1', 't1ce', 't2' or 'flair'"),
         ({"student": {"modalities": ["t1", "t1"]}}, "student: modalities .* name one twice"),
         ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate: input should be a finite number"),

@@ -131,6 +131,24 @@ def test_one_alternating_update_with_projectors_on_two_devices_equals_one_device
     _compare_one_update(state, batch, one, two)
 
 
+def test_regions_batch_dice_and_a_teacher_held_still_on_two_devices_equal_one_device(batch):
+    # One compilation for the three: each changes what is summed over devices, or what moves.
+    config = tiny_config(
+        loss={"segmentation": "dice_bce", "batch_dice": True}, distillation={"update": "student", "weight": 1.0}
+    )
+    state = init_state(build_networks(config, None), config)
+    one = jax.jit(make_train_step(build_networks(config, None), config, None))
+    two = map_over_devices(make_train_step(build_networks(config, AXIS), config, AXIS), donate=True)
+    _compare_one_update(state, batch, one, two)
+    after, measured = one(state, batch)
+    assert _equal(after.teacher, state.teacher) and not _equal(after.student.params, state.student.params)
+    assert state.student.params["network"]["head_0"]["kernel"].shape[-1] == 3
+    for network in ("teacher", "student"):
+        assert measured[f"{network}/loss"] == pytest.approx(
+            float(measured[f"{network}/dice"] + measured[f"{network}/bce"]), rel=1e-6
+        )
+
+
 def test_bfloat16_trains_like_float32_on_float32_parameters(state, batch, one_device):
     config = tiny_config(train={"precision": "bfloat16"})
     after, measured = jax.jit(make_train_step(build_networks(config, None), config, None))(state, batch)

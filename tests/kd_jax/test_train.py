@@ -18,6 +18,7 @@ from kd_jax.checkpoint import restore_network, restore_state
 from kd_jax.cli import run_command
 from kd_jax.distill import build_networks
 from kd_jax.journal import read_log
+from kd_jax.launch import main
 from kd_jax.settings import load_config
 from kd_jax.step import init_state
 from tests.data_pipeline.cases import write_case
@@ -49,7 +50,7 @@ def settings(place):
 def whole(place, settings):
     """A run from start to end on two devices."""
     run = place / "whole"
-    assert run_command(train_module.main, ["--run", str(run), *settings]) == 0
+    assert run_command(main, ["--run", str(run), *settings]) == 0
     return run
 
 
@@ -100,7 +101,7 @@ def test_the_run_folder_is_complete(whole, place):
 
 def test_the_same_command_gives_bitwise_the_same_parameters_and_log(whole, place, settings):
     again = place / "again"
-    assert run_command(train_module.main, ["--run", str(again), *settings]) == 0
+    assert run_command(main, ["--run", str(again), *settings]) == 0
     _assert_bitwise(again, whole)
     assert _timeless(again) == _timeless(whole)
 
@@ -116,11 +117,11 @@ def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, setting
         return original(batch)
 
     monkeypatch.setattr(train_module, "shard", shard_and_signal)
-    assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGTERM
+    assert run_command(main, ["--run", str(run), *settings]) == 128 + signal.SIGTERM
     assert f"stopped at step 2; go on with: python -m kd_jax.train --run {run} --resume" in capsys.readouterr().out
     monkeypatch.setattr(train_module, "shard", original)
     assert int(_state(run).step) == 2
-    assert run_command(train_module.main, ["--run", str(run), "--resume"]) == 0
+    assert run_command(main, ["--run", str(run), "--resume"]) == 0
     _assert_bitwise(run, whole)
     assert _timeless(run) == _timeless(whole)
 
@@ -134,20 +135,20 @@ def _stop_after_the_first_epoch(run: Path, settings: list[str], monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "_validate", validate_and_signal)
-        assert run_command(train_module.main, ["--run", str(run), *settings]) == 128 + signal.SIGINT
+        assert run_command(main, ["--run", str(run), *settings]) == 128 + signal.SIGINT
 
 
 def test_stopping_after_an_epoch_and_resuming_changes_nothing(whole, place, settings, monkeypatch):
     run = place / "after-epoch"
     _stop_after_the_first_epoch(run, settings, monkeypatch)
-    assert run_command(train_module.main, ["--run", str(run), "--resume"]) == 0
+    assert run_command(main, ["--run", str(run), "--resume"]) == 0
     _assert_bitwise(run, whole)
     assert _timeless(run) == _timeless(whole)
 
 
 def test_a_finished_run_resumes_to_itself(whole, capsys):
     before = _timeless(whole)
-    assert run_command(train_module.main, ["--run", str(whole), "--resume"]) == 0
+    assert run_command(main, ["--run", str(whole), "--resume"]) == 0
     assert "trained" in capsys.readouterr().out
     assert _timeless(whole) == before
 
@@ -198,13 +199,13 @@ def test_two_processes_on_loopback_equal_one(whole, place, settings):
 
 def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(whole, settings, capsys):
     before = _timeless(whole)
-    assert run_command(train_module.main, ["--run", str(whole), *settings]) == 2
+    assert run_command(main, ["--run", str(whole), *settings]) == 2
     assert "holds a run; go on with --resume" in capsys.readouterr().err
     assert _timeless(whole) == before
 
 
 def test_resuming_with_other_settings_is_refused(whole, capsys):
-    assert run_command(train_module.main, ["--run", str(whole), "--resume", "--train.epochs", "9"]) == 2
+    assert run_command(main, ["--run", str(whole), "--resume", "--train.epochs", "9"]) == 2
     assert "train.epochs: cannot change when resuming" in capsys.readouterr().err
 
 
@@ -212,13 +213,13 @@ def test_resuming_on_other_cases_is_refused(whole, place, capsys):
     other = place / "other-cases"
     shutil.copytree(place / "cases", other)
     write_case(other, rng=np.random.default_rng(9), number=9, shape=(20, 22, 18))
-    assert run_command(train_module.main, ["--run", str(whole), "--resume", "--data.root", str(other)]) == 2
+    assert run_command(main, ["--run", str(whole), "--resume", "--data.root", str(other)]) == 2
     assert f"not the 4 cases that {whole} was started with, but 5" in capsys.readouterr().err
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(place, settings, capsys):
     arguments = ["--run", str(place / "odd"), *settings, "--train.batch", "3"]
-    assert run_command(train_module.main, arguments) == 2
+    assert run_command(main, arguments) == 2
     assert "train.batch is 3, which 2 devices cannot share evenly" in capsys.readouterr().err
     assert not (place / "odd").exists()
 
@@ -233,7 +234,7 @@ def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, monkeypa
         return original({**batch, "image": image})
 
     monkeypatch.setattr(train_module, "shard", shard_and_poison)
-    assert run_command(train_module.main, ["--run", str(run), *settings]) == 2
+    assert run_command(main, ["--run", str(run), *settings]) == 2
     assert "is no number any more at step 5" in capsys.readouterr().err
     assert int(_state(run).step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_state(run)))
@@ -247,5 +248,47 @@ def test_a_pair_that_sees_two_modalities_trains_on_cases_that_have_no_others(pla
         )
     run = place / "pair"
     both = ["--data.root", str(cases), "--teacher.modalities", "flair", "t1ce", "--train.epochs", "1"]
-    assert run_command(train_module.main, ["--run", str(run), *settings, *both]) == 0
+    assert run_command(main, ["--run", str(run), *settings, *both]) == 0
     assert restore_network(run, "teacher", "latest").modalities == ("t1ce", "flair")
+
+
+def test_a_student_follows_the_teacher_of_another_run_that_is_held_still(whole, place, settings):
+    run = place / "followed"
+    held = ["--teacher-from", str(whole), "--distillation.update", "student", "--train.epochs", "1", "--fold", "1"]
+    assert run_command(main, ["--run", str(run), *_without_teacher(settings), *held]) == 0
+    ours, theirs = (restore_network(r, "teacher", "best") for r in (run, whole))
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    config = load_config(run / "config.json", {})
+    assert config.data.fold == 1 and config.teacher == load_config(whole / "config.json", {}).teacher
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--distillation.update", "student"],
+            "there must be a trained one: give the run it is in with --teacher-from",
+        ),
+        (
+            ["--teacher-from", "WHOLE", "--teacher.features", "4", "6", "9"],
+            "brings its own teacher.features, (4, 6, 8)",
+        ),
+        (["--teacher-from", "WHOLE", "--loss.segmentation", "dice_bce"], "use loss.segmentation = dice_ce"),
+        (["--teacher-from", "WHOLE", "--data.spacing", "2", "2", "2"], "works at (1.0, 1.0, 1.0) mm"),
+        (["--teacher-from", "nowhere"], "nowhere: no such run folder"),
+        (["--resume", "--teacher-from", "WHOLE"], "--resume takes the run as --run RUN, and no --teacher-from"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_written(
+    whole, place, settings, capsys, options, message
+):
+    run = place / "refused"
+    given = [str(whole) if option == "WHOLE" else option for option in options]
+    assert run_command(main, ["--run", str(run), *_without_teacher(settings), *given]) == 2
+    assert message in capsys.readouterr().err and not run.exists()
+
+
+def _without_teacher(settings):
+    first = settings.index("--teacher.features")
+    return settings[:first] + settings[settings.index("--student.features") :]

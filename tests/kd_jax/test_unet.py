@@ -1,10 +1,17 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.config import NetworkConfig
-from kd_jax.models.unet import UNet
+from experiments.parity.check import GOLDEN
+from experiments.parity.draws import PLAIN, RESIDUAL, draw_image, draw_labels, draw_state, summarise
+from kd_jax.config import LossConfig, NetworkConfig
+from kd_jax.distill import segmentation_loss
+from kd_jax.models.operators import average_pool3d, leaky_relu
+from kd_jax.models.unet import ResidualBlock, UNet
+from kd_jax.nnunet.weights import convert_weights
 
 
 def _shapes(config: NetworkConfig, patch: tuple[int, int, int], classes: int = 4):
@@ -12,6 +19,59 @@ def _shapes(config: NetworkConfig, patch: tuple[int, int, int], classes: int = 4
     x = jax.ShapeDtypeStruct((2, *patch, len(config.channels)), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     return variables["params"], jax.eval_shape(module.apply, variables, x)
+
+
+@pytest.mark.parametrize(("family", "topology"), [("plain", PLAIN), ("residual", RESIDUAL)])
+def test_logits_loss_and_gradients_are_those_of_nnunet(family, topology):
+    with np.load(GOLDEN / f"network_{family}.npz") as file:
+        golden = dict(file)
+    params = convert_weights(draw_state(json.loads(str(golden["shapes"])), 0), topology.network)
+
+    def loss(params, image, labels):
+        logits, _ = UNet(topology.network, 4).apply({"params": params}, image)
+        return segmentation_loss(logits, labels, LossConfig(segmentation="dice_ce"))[0], logits
+
+    image, labels = draw_image(topology, 0), draw_labels(topology, 0)
+    (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, image, labels)
+    assert len(logits) == len(topology.network.features) - 1
+    for i, level in enumerate(logits):
+        np.testing.assert_allclose(level, golden[f"logits_{i}"], atol=1e-4)
+    assert value == pytest.approx(float(golden["loss"]), abs=1e-5)
+    # Of each tensor: its norm, and its product with a random direction.
+    np.testing.assert_allclose(summarise(gradients), golden["gradients"], atol=1e-4 * golden["gradients"].max())
+
+
+def test_reversed_axes_are_those_the_network_sees_reversed():
+    strides = ((1, 1, 1), (2, 1, 2))
+    given, seen = (
+        UNet(NetworkConfig(features=(2, 3), modalities=("flair",), strides=strides, reversed_axes=axes), 4)
+        for axes in (("x", "z"), ())
+    )
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 6, 1)).astype(np.float32)
+    variables = jax.jit(seen.init)(jax.random.key(0, impl="rbg"), x)
+    apply = jax.jit(seen.apply)
+    flipped = jax.tree.map(lambda y: y[:, ::-1, :, ::-1], apply(variables, x[:, ::-1, :, ::-1]))
+    ours, plain = jax.jit(given.apply)(variables, x), apply(variables, x)
+    for a, b, c in zip(*map(jax.tree.leaves, (ours, flipped, plain)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        assert np.abs(a - c).max() > 1e-2
+
+
+def test_a_residual_block_starts_as_its_skip():
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 6, 3)).astype(np.float32)
+    for stride in ((1, 1, 1), (2, 1, 2)):
+        block = ResidualBlock(3, (3, 3, 3), stride, jnp.float32)
+        y, variables = jax.jit(block.init_with_output)(jax.random.key(0, impl="rbg"), x)
+        assert set(variables["params"]) == {"conv1", "conv2"}
+        np.testing.assert_allclose(y, leaky_relu(average_pool3d(x, stride)), atol=1e-6)
+    changed = jax.eval_shape(
+        ResidualBlock(5, (3, 3, 3), (1, 1, 1), jnp.float32).init, jax.random.key(0, impl="rbg"), x
+    )["params"]
+    assert jax.tree.map(lambda leaf: leaf.shape, changed["skip"]) == {
+        "kernel": (1, 1, 1, 3, 5),
+        "norm_scale": (5,),
+        "norm_bias": (5,),
+    }
 
 
 def test_nnunet_brats_topology():
@@ -47,6 +107,17 @@ def test_anisotropic_shapes(patch, strides, kernels, expected):
     assert logits[0].shape == (2, *patch, 4)
     second = tuple(p // s for p, s in zip(patch, config.stage_strides[1], strict=True))
     assert logits[1].shape == (2, *second, 4)
+
+
+@pytest.mark.parametrize(("encoder", "blocks"), [("plain", 3), ("residual", 4)])
+def test_every_block_is_recomputed(encoder, blocks):
+    # Two encoder stages, one decoder stage, and the residual encoder's stem.
+    module = UNet(NetworkConfig(features=(4, 6), encoder=encoder), 4, remat=True)
+    x = jnp.zeros((1, 8, 8, 8, 4))
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    kept = jax.eval_shape(module.clone(remat=False).init, jax.random.key(0), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(kept)
+    assert str(jax.make_jaxpr(module.apply)(variables, x)).count("prevent_cse=") == blocks
 
 
 def test_remat_and_precision_do_not_change_parameters_and_numbers():

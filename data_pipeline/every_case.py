@@ -1,0 +1,86 @@
+"""Do one thing to every case of a data set, in several processes, and list all that cannot be used at once."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from data_pipeline.errors import InputError
+from data_pipeline.formats import Case
+
+T = TypeVar("T")
+
+
+def every_case(
+    work: Callable[[Case], T | str],
+    cases: Sequence[Case],
+    workers: int,
+    *,
+    doing: str,
+    skip_bad: bool,
+    skip_option: str,
+    progress: bool,
+) -> list[T]:
+    """The results of `work` for all cases that can be used, in the order given.
+
+    Args:
+      work: the result for a case, or in one line what is wrong with its files. What it raises ends
+        everything. It must pickle.
+      cases: from `formats.find_cases`.
+      workers: processes; 0 or 1 works in this one.
+      doing: what is done, as in "preparing"; for display.
+      skip_bad: print the cases that cannot be used to stderr and go on without them.
+      skip_option: the command's option for that; for display.
+      progress: show a progress bar.
+
+    Raises:
+      InputError: cases that cannot be used, all listed at once, one per line; no case is left.
+    """
+    if workers < 0:
+        raise InputError(f"workers {workers}: expected 0 ({doing} in this process) or the number of processes")
+    outcomes: dict[int, T | str] = {}
+    with tqdm(total=len(cases), desc=f"{doing.capitalize()} cases", unit="case", disable=not progress) as bar:
+        for index, outcome in _run(work, cases, workers, doing):
+            outcomes[index] = outcome
+            bar.update()
+    ordered = [outcomes[index] for index in range(len(cases))]
+    _report([outcome for outcome in ordered if isinstance(outcome, str)], len(cases), skip_option, skip_bad=skip_bad)
+    usable = [outcome for outcome in ordered if not isinstance(outcome, str)]
+    if not usable:
+        raise InputError(f"none of {len(cases)} cases can be used; repair them, or give a folder with other cases")
+    return usable
+
+
+def _report(problems: list[str], total: int, skip_option: str, *, skip_bad: bool) -> None:
+    if not problems:
+        return
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    if not skip_bad:
+        raise InputError(
+            f"{len(problems)} of {total} cases cannot be used; repair them, or leave them out with "
+            f"{skip_option}:{lines}"
+        )
+    print(f"left out {len(problems)} of {total} cases:{lines}", file=sys.stderr)
+
+
+def _run(
+    work: Callable[[Case], T | str], cases: Sequence[Case], workers: int, doing: str
+) -> Iterator[tuple[int, T | str]]:
+    """(index, outcome) as cases finish. Spawned processes, because forking after JAX started can deadlock."""
+    if workers <= 1:
+        yield from ((index, work(case)) for index, case in enumerate(cases))
+        return
+    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures: dict[Future[T | str], int] = {executor.submit(work, case): index for index, case in enumerate(cases)}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"a process {doing} cases was killed, most often for lack of memory; use fewer than {workers} workers"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)

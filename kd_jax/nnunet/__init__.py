@@ -1,0 +1,1 @@
+"""Networks that nnU-Net v2 trained, brought into this form."""

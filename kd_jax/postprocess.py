@@ -1,0 +1,198 @@
+"""Decide what post-processing helps: `python -m kd_jax.postprocess runs/FOLD_0 runs/FOLD_1`.
+
+As nnU-Net after its cross-validation: the held-out cases of all runs are segmented, and whether to keep only the
+largest component, of all foreground and then of each class or region, is decided by their Dice. Where thresholds are
+given, the smallest volume of enhancing tumour as well. The rule is written to RUN/postprocessing.json of every run.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from data_pipeline.checks import check_same_grid
+from data_pipeline.conventions import Region
+from data_pipeline.errors import InputError
+from data_pipeline.formats import Case
+from data_pipeline.nifti import read_label
+from kd_jax.checkpoint import NetworkName, Which
+from kd_jax.cli import add_network_options, ensure_writable, run_command
+from kd_jax.config import Outputs
+from kd_jax.evaluation_data import EvaluationData, evaluation_data
+from kd_jax.metrics import REGIONS
+from kd_jax.postprocessing import (
+    PARTS,
+    POSTPROCESSING_FILE,
+    DecidedOn,
+    LabelOrRegion,
+    Postprocessing,
+    When,
+    describe,
+    load_postprocessing,
+    save_postprocessing,
+)
+from kd_jax.postprocessing_choice import millilitres
+from kd_jax.postprocessing_decision import (
+    CaseCounts,
+    best_threshold,
+    count_case,
+    decide_steps,
+    decide_threshold,
+    region_dice,
+)
+from kd_jax.postprocessing_report import decision_tables
+from kd_jax.segment import Segmenter, load_segmenter, missing_modalities, segment_case
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Decide and write as the command line says."""
+    args = _parser().parse_args(arguments)
+    segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
+    data = evaluation_data(args.runs, args.data, args.label_map)
+    _refuse_trained_on(data, args.runs)
+    _refuse_unusable(segmenter, data)
+    _refuse_existing(segmenter, overwrite=args.overwrite)
+    for run in args.runs:
+        ensure_writable(run)
+    counts = dict(_count(segmenter, data, PARTS[args.parts or segmenter.outputs], ignore_affine=args.ignore_affine))
+    decided_on = DecidedOn(
+        runs={str(member.run): member.step for member in segmenter.members},
+        cases=tuple(sorted(counts)),
+        checkpoint=args.checkpoint,
+        mirror=segmenter.mirror,
+        parts=args.parts or segmenter.outputs,
+    )
+    rule = _decide(counts, decided_on, args.min_et)
+    for member in segmenter.members:
+        save_postprocessing(member.run, member.name, rule)
+    _show(rule, segmenter, data)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_jax.postprocess",
+        description="Decide on the held-out cases of the runs, all together, whether keeping only the largest "
+        f"component improves Dice, as nnU-Net does, and write RUN/{POSTPROCESSING_FILE} for predict and evaluate.",
+    )
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, as kd_jax.train printed it; give the runs of all folds, each scores what it held out",
+    )
+    add_network_options(parser, get_args(NetworkName), get_args(Which))
+    parser.add_argument(
+        "--min-et",
+        type=millilitres,
+        nargs="+",
+        default=(),
+        metavar="ML",
+        help="thresholds to try: enhancing tumour of less than ML in all becomes necrotic core (1 ml: 1000 voxels of "
+        "1 mm³); the one with the best mean Dice of ET is taken (1 where both are empty), if better than without",
+    )
+    parser.add_argument(
+        "--parts",
+        choices=get_args(Outputs),
+        help="whose Dice decides: NCR, ED and ET, or WT, TC and ET (default: what the network was trained on)",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="decide on the labelled cases of a folder, not trained on, instead"
+    )
+    parser.add_argument(
+        "--label-map", metavar="MAP", help='meaning of the label values, e.g. "1=NCR,2=ED,4=ET" (default: by names)'
+    )
+    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    parser.add_argument("--overwrite", action="store_true", help="replace a rule that is already there")
+    return parser
+
+
+def _refuse_trained_on(data: EvaluationData, runs: Sequence[Path]) -> None:
+    if data.count == 0:
+        raise InputError(f"{runs[0]}: holds out no case, so nothing can be decided; give labelled cases with --data")
+    if data.trained_on:
+        raise InputError(
+            f"{data.place}: {len(data.trained_on)} of the {data.count} cases were trained on (first "
+            f"{data.trained_on[0]}), and a decision needs others; give the runs of a cross-validation (data.fold a "
+            "number instead of all), or with --data cases that were not trained on"
+        )
+
+
+def _refuse_unusable(segmenter: Segmenter, data: EvaluationData) -> None:
+    """A rule holds for the cases it was decided on, so all of them must be there: said before the work."""
+    for scorer, cases, _ in _work(segmenter, data):
+        for case in cases:
+            if case.label is None:
+                raise InputError(f"{case.id}: has no label, and a decision needs every one; add it, or leave it out")
+            if missing := missing_modalities(case, scorer.modalities):
+                raise InputError(
+                    f"{case.id}: has no {', '.join(missing)}, which the {scorer.name} needs; add the files"
+                )
+
+
+def _refuse_existing(segmenter: Segmenter, *, overwrite: bool) -> None:
+    for member in segmenter.members:
+        if load_postprocessing(member.run, member.name) is not None and not overwrite:
+            raise InputError(
+                f"{member.run / POSTPROCESSING_FILE}: holds a rule for the {member.name}; replace it with --overwrite"
+            )
+
+
+def _work(segmenter: Segmenter, data: EvaluationData) -> Iterator[tuple[Segmenter, Sequence[Case], bool]]:
+    """Who scores which cases, and whether their affines may differ; in a cross-validation each run its own."""
+    scorers = segmenter.apart() if len(data.parts) > 1 else (segmenter,)
+    for scorer, part in zip(scorers, data.parts, strict=True):
+        yield scorer, part.cases, part.ignore_affine
+
+
+def _count(
+    segmenter: Segmenter, data: EvaluationData, parts: Sequence[LabelOrRegion], *, ignore_affine: bool
+) -> Iterator[tuple[str, CaseCounts]]:
+    """Segment every case and keep what the decision needs of it, by case id."""
+    number = 0
+    for scorer, cases, affines_may_differ in _work(segmenter, data):
+        loose = ignore_affine or affines_may_differ
+        for case in cases:
+            number += 1
+            print(f"{scorer.name} {number}/{data.count} {case.id}", file=sys.stderr)
+            if case.label is None:
+                raise ValueError(f"{case.id} has no label")
+            reference, geometry = read_label(case.label, case.convention)
+            segmentation = segment_case(scorer, case, ignore_affine=loose)
+            check_same_grid(segmentation.subject.reference, geometry, ignore_affine=loose)
+            yield case.id, count_case(segmentation.classes, reference, segmentation.subject.reference.spacing, parts)
+
+
+def _decide(counts: dict[str, CaseCounts], decided_on: DecidedOn, thresholds_ml: Sequence[float]) -> Postprocessing:
+    cases = [counts[name] for name in decided_on.cases]
+    decisions = decide_steps(cases, PARTS[decided_on.parts])
+    steps = tuple(decision.step for decision in decisions if decision.applied)
+    thresholds = decide_threshold(cases, steps, thresholds_ml) if thresholds_ml else []
+    min_et_ml = best_threshold(thresholds) if thresholds else None
+    dice: dict[When, dict[Region, float]] = {
+        "before": {region: region_dice(cases, (), region, None) for region in REGIONS},
+        "after": {region: region_dice(cases, steps, region, min_et_ml) for region in REGIONS},
+    }
+    return Postprocessing(steps, min_et_ml, decided_on, tuple(decisions), tuple(thresholds), dice)
+
+
+def _show(rule: Postprocessing, segmenter: Segmenter, data: EvaluationData) -> None:
+    console = Console()
+    for table in decision_tables(rule):
+        console.print(table)
+    phantom = data.held_out and segmenter.members[0].config.data.root is None
+    lines = [
+        f"Data: {data.place}{' (embedded phantom: says nothing about patients)' if phantom else ''}",
+        f"Post-processing of the {segmenter.name}: {describe(rule)}",
+        "Written to " + ", ".join(str(member.run / POSTPROCESSING_FILE) for member in segmenter.members),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

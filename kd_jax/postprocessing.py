@@ -1,0 +1,189 @@
+"""The rule a run's label maps are post-processed by: read, described, applied.
+
+`kd_jax.postprocess` decides it on held-out cases and writes `RUN/postprocessing.json`, with a rule for each network
+it was decided for.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
+from data_pipeline.errors import InputError
+from kd_jax.checkpoint import NetworkName, Which
+from kd_jax.components import FOREGROUND_CLASSES, keep_largest_of, remove_small_enhancing
+from kd_jax.config import Axis, Outputs, PositiveFloat
+from kd_jax.report import write_json
+
+POSTPROCESSING_FILE = "postprocessing.json"
+
+LabelOrRegion = Literal["NCR", "ED", "WT", "TC", "ET"]
+Step = Literal["foreground", LabelOrRegion]
+When = Literal["before", "after"]
+Figures = Mapping[str, float | None]
+"""Mean Dice by part; None where it is undefined."""
+
+STEP_CLASSES: Mapping[Step, tuple[int, ...]] = MappingProxyType(
+    {
+        "foreground": FOREGROUND_CLASSES,
+        "NCR": (CLASSES.index("NCR"),),
+        "ED": (CLASSES.index("ED"),),
+        "WT": REGION_CLASSES["WT"],
+        "TC": REGION_CLASSES["TC"],
+        "ET": REGION_CLASSES["ET"],
+    }
+)
+"""The internal classes of which a step keeps the largest component."""
+
+PARTS: Mapping[Outputs, tuple[LabelOrRegion, ...]] = MappingProxyType(
+    {"classes": ("NCR", "ED", "ET"), "regions": ("WT", "TC", "ET")}
+)
+"""What Dice is taken of and components are removed from, in order: what the network was trained to tell apart."""
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DecidedOn:
+    """Where a rule comes from.
+
+    Attributes:
+      runs: training step of the checkpoint of each run, by the run's folder.
+      cases: ids of the cases, pooled over the runs; none of them was trained on by the network that segmented it.
+      checkpoint: which one of each run.
+      mirror: axes mirrored.
+      parts: decided on the Dice of classes, or of regions.
+    """
+
+    runs: Mapping[str, int]
+    cases: tuple[str, ...]
+    checkpoint: Which
+    mirror: tuple[Axis, ...]
+    parts: Outputs
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Decision:
+    """One step that was tried.
+
+    Attributes:
+      step: whose largest component was kept.
+      applied: whether the step is part of the rule.
+      before, after: mean Dice by part without and with it, and their `mean`; cases without a voxel of a part in
+        prediction and reference left out, as in nnU-Net.
+    """
+
+    step: Step
+    applied: bool
+    before: Figures
+    after: Figures
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Threshold:
+    """A smallest volume of enhancing tumour that was tried, and the mean Dice of ET, 1 where both are empty."""
+
+    min_et_ml: PositiveFloat | None
+    et_dice: float
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Postprocessing:
+    """What becomes of a predicted label map.
+
+    Attributes:
+      steps: whose largest components are kept, in this order.
+      min_et_ml: enhancing tumour of less than this becomes necrotic core, in ml; None leaves it.
+      decided_on: None where nobody decided: a threshold from the command line alone.
+      decisions: every step that was tried.
+      thresholds: every threshold that was tried, none (`min_et_ml` None) among them.
+      region_dice: mean Dice of WT, TC and ET `before` and `after` all of it, 1 where both are empty.
+    """
+
+    steps: tuple[Step, ...] = ()
+    min_et_ml: PositiveFloat | None = None
+    decided_on: DecidedOn | None = None
+    decisions: tuple[Decision, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
+    region_dice: Mapping[When, Mapping[Region, float]] | None = None
+
+    def does_as(self, other: "Postprocessing") -> bool:
+        """Both treat every label map alike."""
+        return (self.steps, self.min_et_ml) == (other.steps, other.min_et_ml)
+
+
+_FILE = TypeAdapter(dict[NetworkName, Postprocessing])
+
+
+def load_postprocessing(run: Path, network: NetworkName) -> Postprocessing | None:
+    """The rule decided for a network of a run; None where there is none.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = run / POSTPROCESSING_FILE
+    return read_rules(path).get(network) if path.is_file() else None
+
+
+def save_postprocessing(run: Path, network: NetworkName, rule: Postprocessing) -> None:
+    """Write the rule for a network of a run, atomically; that of the other network stays.
+
+    Raises:
+      InputError: the file that is there is damaged, or it cannot be written.
+    """
+    path = run / POSTPROCESSING_FILE
+    rules = (read_rules(path) if path.is_file() else {}) | {network: rule}
+    write_json(path, _FILE.dump_python(rules, mode="json"))
+
+
+def apply_postprocessing(
+    classes: UInt8[np.ndarray, "d h w"], spacing_mm: tuple[float, float, float], rule: Postprocessing
+) -> UInt8[np.ndarray, "d h w"]:
+    """Post-process a map of internal classes on the original grid of its case; the map given is not changed."""
+    for step in rule.steps:
+        classes = keep_largest_of(classes, STEP_CLASSES[step])
+    return classes if rule.min_et_ml is None else remove_small_enhancing(classes, spacing_mm, rule.min_et_ml)
+
+
+def describe(rule: Postprocessing) -> str:
+    """What a rule does and what it was decided on, in one line."""
+    does = [f"only the largest component of {', then of '.join(rule.steps)} is kept"] if rule.steps else []
+    if rule.min_et_ml is not None:
+        does.append(describe_threshold(rule.min_et_ml))
+    line = "; ".join(does) or "none"
+    if rule.decided_on is None:
+        return line
+    cases, runs = len(rule.decided_on.cases), ", ".join(rule.decided_on.runs)
+    return f"{line} (decided on {cases} held-out {'case' if cases == 1 else 'cases'} of {runs})"
+
+
+def describe_threshold(min_ml: float) -> str:
+    """What a smallest volume of enhancing tumour means."""
+    return f"ET below {min_ml:g} ml ({1000 * min_ml:g} voxels of 1 mm³) becomes NCR"
+
+
+def read_rules(path: Path) -> dict[NetworkName, Postprocessing]:
+    """The rules of a file that `kd_jax.postprocess` wrote, by network.
+
+    Raises:
+      InputError: it is not there, or not such a file.
+    """
+    try:
+        return _FILE.validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); give a file that kd_jax.postprocess wrote"
+        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the top"
+        raise InputError(
+            f"{path}: not a rule that kd_jax.postprocess wrote, found at {where}: {problem['msg']}; delete it and "
+            "decide it anew, or pass --postprocess none to do without"
+        ) from error

@@ -1,0 +1,106 @@
+"""Which post-processing a command applies: what the runs have, a file's, a threshold from the command line, or none."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.errors import InputError
+from kd_jax.checkpoint import NetworkName
+from kd_jax.postprocessing import (
+    POSTPROCESSING_FILE,
+    Postprocessing,
+    describe,
+    describe_threshold,
+    load_postprocessing,
+    read_rules,
+)
+
+
+class Chosen(NamedTuple):
+    """The rule to apply and a line that says so, and why."""
+
+    rule: Postprocessing
+    line: str
+
+
+def millilitres(text: str) -> float:
+    """A volume on the command line.
+
+    Raises:
+      ArgumentTypeError: it is not a number above 0.
+    """
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no volume; give millilitres above 0, e.g. 0.5")
+
+
+def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
+    """`--postprocess` and `--min-et`, for `choose_postprocessing`."""
+    parser.add_argument(
+        "--postprocess",
+        metavar="auto|none|FILE",
+        default="auto",
+        help=f"auto applies RUN/{POSTPROCESSING_FILE} where kd_jax.postprocess has written it, for an ensemble if it "
+        "is the same in every run; FILE applies another one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-et",
+        type=millilitres,
+        metavar="ML",
+        help="enhancing tumour of less than this in all becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
+    )
+
+
+def choose_postprocessing(
+    option: str, members: Sequence[tuple[Path, NetworkName]], min_et_ml: float | None = None
+) -> Chosen:
+    """The rule for one network, or for an ensemble of several.
+
+    Args:
+      option: `auto` takes the rule of the networks where every one has it and all are alike, otherwise none;
+        `none` takes none; anything else is a file as `kd_jax.postprocess` writes it.
+      members: run folder and network of each.
+      min_et_ml: takes the place of the rule's threshold.
+
+    Raises:
+      InputError: a file is damaged, or the one given is not there or has no rule for a network.
+    """
+    rule, why = _choose(option, members)
+    if min_et_ml is not None:
+        why += f"; as asked, {describe_threshold(min_et_ml)}"
+        why += "" if rule.min_et_ml is None else f", not below {rule.min_et_ml:g} ml"
+        rule = replace(rule, min_et_ml=min_et_ml)
+    return Chosen(rule, f"Post-processing: {why}")
+
+
+def _choose(option: str, members: Sequence[tuple[Path, NetworkName]]) -> tuple[Postprocessing, str]:
+    nothing = Postprocessing()
+    if option == "none":
+        return nothing, "none, as asked"
+    if option == "auto":
+        found = [load_postprocessing(run, network) for run, network in members]
+    else:
+        found = [_rule_of(Path(option), network) for _, network in members]
+    rules = [rule for rule in found if rule is not None]
+    if not rules:
+        return nothing, "none (none decided; kd_jax.postprocess does)"
+    if len(rules) < len(found):
+        return nothing, f"none ({len(found) - len(rules)} of the {len(found)} runs have no rule)"
+    if not all(rule.does_as(rules[0]) for rule in rules):
+        return nothing, "none (the networks have different rules; kd_jax.postprocess RUN RUN ... decides one for all)"
+    return rules[0], describe(rules[0])
+
+
+def _rule_of(path: Path, network: NetworkName) -> Postprocessing:
+    rules = read_rules(path)
+    if network not in rules:
+        raise InputError(
+            f"{path}: holds a rule for the {' and the '.join(rules)}, not for the {network}; decide one with "
+            f"kd_jax.postprocess --network {network}, or pass --postprocess none"
+        )
+    return rules[network]

@@ -1,0 +1,137 @@
+"""What of the post-processing helps, decided on counts of voxels of held-out cases, as nnU-Net does.
+
+The rule of `postprocessing/remove_connected_components.py` (`determine_postprocessing`): keeping the largest
+component of all foreground is right if the mean Dice over the parts gets better and no part gets worse; then, for one
+part after another, keeping its largest component is right if the Dice of this part gets better. What that does to the
+other parts is not asked; the tables of `kd_jax.postprocess` show it.
+
+What a step does depends on those before it, and those on every case. So that no case has to be kept, each is counted
+after all the sequences that the decision can arrive at: 16 for three parts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from scipy import ndimage
+
+from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
+from kd_jax.components import BACKGROUND, ENHANCING, NECROSIS, is_below, keep_largest_of
+from kd_jax.postprocessing import STEP_CLASSES, Decision, Figures, LabelOrRegion, Step, Threshold
+
+MEAN = "mean"
+"""Name of the mean over the parts among the figures."""
+
+Confusion = Int64[np.ndarray, "4 4"]
+Steps = tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseCounts:
+    """One case, as far as the decision needs it.
+
+    Attributes:
+      spacing: voxel size in mm.
+      after: voxels by class of the reference (rows) and of the prediction (columns), after each sequence of steps.
+    """
+
+    spacing: tuple[float, float, float]
+    after: Mapping[Steps, Confusion]
+
+
+def count_case(
+    prediction: UInt8[np.ndarray, "d h w"],
+    reference: UInt8[np.ndarray, "d h w"],
+    spacing: tuple[float, float, float],
+    parts: Sequence[LabelOrRegion],
+) -> CaseCounts:
+    """Post-process one case by every sequence of steps there is, and count.
+
+    Args:
+      prediction, reference: internal classes on one grid.
+      spacing: its voxel size in mm.
+      parts: `postprocessing.PARTS` of classes or of regions.
+    """
+    # Outside this box both are background, which no Dice counts.
+    boxes = ndimage.find_objects(((prediction != BACKGROUND) | (reference != BACKGROUND)).astype(np.uint8))
+    box = boxes[0] if boxes else (slice(0),) * 3
+    inside = reference[box]
+    maps: dict[Steps, UInt8[np.ndarray, "d h w"]] = {(): prediction[box]}
+    for step in tried(parts):
+        maps |= {(*done, step): keep_largest_of(found, STEP_CLASSES[step]) for done, found in maps.items()}
+    return CaseCounts(spacing, {done: _confusion(inside, found) for done, found in maps.items()})
+
+
+def tried(parts: Sequence[LabelOrRegion]) -> Steps:
+    """Every step, in order."""
+    return ("foreground", *parts)
+
+
+def decide_steps(cases: Sequence[CaseCounts], parts: Sequence[LabelOrRegion]) -> list[Decision]:
+    """nnU-Net's decision, step by step; `cases` in the order of their ids, so that sums round as nnU-Net's do."""
+    done: Steps = ()
+    decisions = []
+    for step in tried(parts):
+        before, after = (_part_dice(cases, steps, parts) for steps in (done, (*done, step)))
+        # Comparisons with NaN are false: where a part has no case, no mean gets better.
+        applied = (
+            after[MEAN] > before[MEAN] and not any(after[part] < before[part] for part in parts)
+            if step == "foreground"
+            else after[step] > before[step]
+        )
+        done = (*done, step) if applied else done
+        decisions.append(Decision(step, applied, _known(before), _known(after)))
+    return decisions
+
+
+def decide_threshold(cases: Sequence[CaseCounts], steps: Steps, thresholds_ml: Sequence[float]) -> list[Threshold]:
+    """The mean ET Dice after `steps` without a threshold and with each, from low to high, 1 where both are empty."""
+    tries = (None, *sorted(set(thresholds_ml)))
+    return [Threshold(min_ml, region_dice(cases, steps, "ET", min_ml)) for min_ml in tries]
+
+
+def best_threshold(thresholds: Sequence[Threshold]) -> float | None:
+    """The threshold with the largest Dice; of those that share it the lowest, and none before any."""
+    return max(thresholds, key=lambda t: t.et_dice).min_et_ml  # `max` returns the first
+
+
+def region_dice(cases: Sequence[CaseCounts], steps: Steps, region: Region, min_et_ml: float | None) -> float:
+    """Mean Dice of a region over cases, 1 where prediction and reference are empty (the BraTS rule)."""
+    values = []
+    for case in cases:
+        confusion = case.after[steps]
+        if min_et_ml is not None and is_below(int(confusion[:, ENHANCING].sum()), case.spacing, min_et_ml):
+            confusion = confusion.copy()
+            confusion[:, NECROSIS] += confusion[:, ENHANCING]
+            confusion[:, ENHANCING] = 0
+        value = _dice(confusion, REGION_CLASSES[region])
+        values.append(1.0 if math.isnan(value) else value)
+    return float(np.mean(values))
+
+
+def _part_dice(cases: Sequence[CaseCounts], steps: Steps, parts: Sequence[LabelOrRegion]) -> dict[str, float]:
+    """Mean Dice by part, without the cases where it is undefined, and the mean of these; NaN where there is none."""
+    figures = {}
+    for part in parts:
+        values = np.array([_dice(case.after[steps], STEP_CLASSES[part]) for case in cases])
+        figures[part] = math.nan if np.isnan(values).all() else float(np.nanmean(values))
+    return figures | {MEAN: float(np.mean(list(figures.values())))}
+
+
+def _dice(confusion: Confusion, members: Sequence[int]) -> float:
+    """2 TP / (2 TP + FP + FN) of some classes taken together; NaN if there is none of them."""
+    both = confusion[np.ix_(members, members)].sum()
+    total = confusion[list(members)].sum() + confusion[:, list(members)].sum()
+    return float(2 * both / total) if total else math.nan
+
+
+def _confusion(reference: UInt8[np.ndarray, "d h w"], prediction: UInt8[np.ndarray, "d h w"]) -> Confusion:
+    count = len(CLASSES)
+    pairs = reference.astype(np.int64).ravel() * count + prediction.ravel()
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def _known(figures: Mapping[str, float]) -> Figures:
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}

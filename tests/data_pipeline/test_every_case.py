@@ -1,0 +1,39 @@
+import os
+
+import pytest
+
+from data_pipeline.errors import InputError
+from data_pipeline.every_case import every_case
+
+
+def half(number: int) -> float | str:
+    """Stands in for work on a case: what is wrong with an odd number is its outcome."""
+    return f"{number}: is odd" if number % 2 else number / 2
+
+
+def run(numbers, workers=0, work=half, **options):
+    options = {"doing": "halving", "skip_bad": False, "skip_option": "--skip-bad", "progress": False, **options}
+    return every_case(work, numbers, workers, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_the_order_given(workers):
+    assert run([8, 2, 6, 4], workers) == [4, 1, 3, 2]
+
+
+def test_everything_that_is_wrong_is_listed_at_once_or_left_out(capsys):
+    with pytest.raises(InputError) as caught:
+        run([2, 3, 4, 5])
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("2 of 4 cases cannot be used") and "with --skip-bad:" in head
+    assert lines == ["  3: is odd", "  5: is odd"]
+    assert run([2, 3, 4, 5], skip_bad=True) == [1, 2]
+    assert capsys.readouterr().err.splitlines() == ["left out 2 of 4 cases:", *lines]
+    with pytest.raises(InputError, match="none of 2 cases can be used"):
+        run([3, 5], skip_bad=True)
+
+
+def test_a_killed_worker_is_explained():
+    """Every job ends its own process, as the kernel does to one that needs too much memory."""
+    with pytest.raises(InputError, match="halving cases was killed, most often for lack of memory; use fewer than 2"):
+        run([1, 1], 2, os._exit)

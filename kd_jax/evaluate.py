@@ -10,7 +10,7 @@ cases from the worst to the best.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +28,8 @@ from kd_jax.evaluation_data import EvaluationData, Part, evaluation_data, refuse
 from kd_jax.evaluation_results import Conditions, Evaluation, Evaluations, draw, show, summary
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
 from kd_jax.picture import take_classes, take_view
+from kd_jax.postprocessing import Postprocessing, apply_postprocessing
+from kd_jax.postprocessing_choice import Chosen, add_postprocessing_options, choose_postprocessing
 from kd_jax.report import write_case_scores, write_json
 from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 
@@ -65,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
         predictions = folder / f"predictions_{_file_name(segmenter)}" if args.save_predictions else None
         options = Options(args.empty, args.ignore_affine, predictions)
         before = next(iter(evaluations.values()), None)
-        evaluations[segmenter.name] = _evaluate(segmenter, data, options, before)
+        members = [(member.run, member.name) for member in segmenter.members]
+        chosen = choose_postprocessing(args.postprocess, members, args.min_et)
+        evaluations[segmenter.name] = _evaluate(segmenter, data, options, chosen, before)
     _require_scores(evaluations, data)
     for evaluation in evaluations.values():
         write_case_scores(folder / f"{_file_name(evaluation.segmenter)}.csv", evaluation.scores)
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "without --data each scores the cases it held out (cross-validation)",
     )
     add_network_options(parser, (*get_args(NetworkName), "both"), get_args(Which))
+    add_postprocessing_options(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of labelled cases, or of one patient")
     parser.add_argument(
         "--label-map",
@@ -114,9 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate(segmenter: Segmenter, data: EvaluationData, options: Options, before: Evaluation | None) -> Evaluation:
+def _evaluate(
+    segmenter: Segmenter, data: EvaluationData, options: Options, chosen: Chosen, before: Evaluation | None
+) -> Evaluation:
     """Score every case; `before` is the evaluation of another network, whose slices and complaints hold here too."""
-    evaluation = Evaluation(segmenter)
+    evaluation = Evaluation(segmenter, chosen)
     scorers = segmenter.apart() if len(data.parts) > 1 else (segmenter,)
     for scorer, part in zip(scorers, data.parts, strict=True):
         _score(scorer, part, data.count, options, evaluation, before)
@@ -135,7 +142,7 @@ def _score(
             continue
         print(f"{segmenter.name} {number}/{count} {case.id}", file=sys.stderr)
         try:
-            segmentation, reference = _segment(segmenter, case, ignore_affine)
+            segmentation, reference = _segment(segmenter, case, evaluation.postprocessing.rule, ignore_affine)
         except InputError as error:
             evaluation.failed[case.id] = problem = one_line(error)
             if before is None or _file_of(before.failed.get(case.id, "")) != _file_of(problem):
@@ -166,15 +173,18 @@ def _why_unusable(case: Case, segmenter: Segmenter) -> str | None:
     return "no label" if case.label is None else None
 
 
-def _segment(segmenter: Segmenter, case: Case, ignore_affine: bool) -> tuple[Segmentation, UInt8[np.ndarray, "d h w"]]:
-    """The case as the network sees it, and its reference on the same grid."""
+def _segment(
+    segmenter: Segmenter, case: Case, rule: Postprocessing, ignore_affine: bool
+) -> tuple[Segmentation, UInt8[np.ndarray, "d h w"]]:
+    """The case as the network sees it, post-processed, and its reference on the same grid."""
     if case.label is None:
         raise ValueError(f"{case.id} has no label")
     # The label is read first: a file that cannot be used should not cost a segmentation.
     reference, geometry = read_label(case.label, case.convention)
     segmentation = segment_case(segmenter, case, ignore_affine=ignore_affine)
-    check_same_grid(segmentation.subject.reference, geometry, ignore_affine=ignore_affine)
-    return segmentation, reference
+    grid = segmentation.subject.reference
+    check_same_grid(grid, geometry, ignore_affine=ignore_affine)
+    return replace(segmentation, classes=apply_postprocessing(segmentation.classes, grid.spacing, rule)), reference
 
 
 def _require_scores(evaluations: Evaluations, data: EvaluationData) -> None:

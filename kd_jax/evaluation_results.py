@@ -26,6 +26,7 @@ from kd_jax.metrics import (
     summarise_pairs,
 )
 from kd_jax.picture import CaseView, Outcome, Row, draw_cases, mean_dice, pick_cases
+from kd_jax.postprocessing_choice import Chosen
 from kd_jax.report import as_json, comparison_table, summary_table
 from kd_jax.segment import Segmenter
 
@@ -36,11 +37,13 @@ class Evaluation:
 
     Attributes:
       segmenter: all of the networks; of a cross-validation each scored its own part of the cases.
+      postprocessing: what became of its label maps before they were scored.
       scores, views, classes: by case id; of the slice for the picture the last two.
       skipped, failed: why a case has no scores.
     """
 
     segmenter: Segmenter
+    postprocessing: Chosen
     scores: dict[str, dict[Region, RegionScores]] = field(default_factory=dict)
     views: dict[str, CaseView] = field(default_factory=dict)
     classes: dict[str, UInt8[np.ndarray, "d h"]] = field(default_factory=dict)
@@ -126,11 +129,19 @@ def _network(evaluation: Evaluation) -> dict[str, Any]:
             }
             for member in evaluation.segmenter.members
         ],
+        "postprocessing": evaluation.postprocessing.line,
+        "decided_postprocessing": decided_the_rule(evaluation),
         "cases": list(evaluation.scores),
         "skipped": evaluation.skipped,
         "failed": evaluation.failed,
         "regions": as_json(summarise_cases(list(evaluation.scores.values()))),
     }
+
+
+def decided_the_rule(evaluation: Evaluation) -> list[str]:
+    """Scored cases on which the post-processing was decided: their scores are a little too good."""
+    decided_on = evaluation.postprocessing.rule.decided_on
+    return [case for case in evaluation.scores if decided_on is not None and case in decided_on.cases]
 
 
 def show(console: Console, evaluations: Evaluations, conditions: Conditions) -> None:
@@ -153,6 +164,10 @@ def show(console: Console, evaluations: Evaluations, conditions: Conditions) -> 
     if data.trained_on:
         whose = "the run was" if len(conditions.runs) == 1 else "runs were"
         lines.append(f"Warning: {whose} trained on {len(data.trained_on)} of these cases; their scores are no test.")
+    for name, evaluation in evaluations.items():
+        lines.append(f"{name}: {evaluation.postprocessing.line}.")
+        if decided := decided_the_rule(evaluation):
+            lines.append(f"Warning: it was decided on {len(decided)} of these cases; their scores flatter it.")
     lines += [f"Empty regions, {conditions.empty}: {EMPTY_RULES[conditions.empty]}.", f"HD95: {HD95_DEFINITION}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

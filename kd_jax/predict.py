@@ -7,7 +7,7 @@ and is written in the label convention of its source. The networks of several ru
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,8 @@ from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.outputs import CHANNEL_NAMES
+from kd_jax.postprocessing import Postprocessing, apply_postprocessing
+from kd_jax.postprocessing_choice import add_postprocessing_options, choose_postprocessing
 from kd_jax.report import write_json
 from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 
@@ -52,17 +54,20 @@ def main(arguments: Sequence[str]) -> int:
     if not args.overwrite:
         _refuse_existing(cases, settings)
     segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
+    members = [(member.run, member.name) for member in segmenter.members]
+    chosen = choose_postprocessing(args.postprocess, members, args.min_et)
     ensure_writable(settings.output)
     print(DISCLAIMER)
     for member in segmenter.members:
         print(f"{member.name} of {member.run}, step {member.step}, uses {', '.join(member.modalities)}")
     if len(segmenter.members) > 1:
         print(f"ensemble of {len(segmenter.members)}: logits averaged on the original grid")
+    print(chosen.line)
     failures = {}
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)
         try:
-            segmentation = _segment(segmenter, case, settings)
+            segmentation = _segment(segmenter, case, chosen.rule, settings)
         except InputError as error:
             failures[case.id] = one_line(error)
             print(f"error: {case.id}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -94,8 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write OUT/<case>_probabilities.nii.gz, 4-D, of the logits on the original grid: one volume each for "
         f"{', '.join(CHANNEL_NAMES['classes'])} (softmax), or for {', '.join(CHANNEL_NAMES['regions'])} (sigmoid) of a "
-        "run with loss.segmentation dice_bce",
+        "run with loss.segmentation dice_bce; they are not post-processed",
     )
+    add_postprocessing_options(parser)
     parser.add_argument(
         "--label-map", metavar="MAP", help='label values to write, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
     )
@@ -124,7 +130,7 @@ def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
     )
 
 
-def _segment(segmenter: Segmenter, case: Case, settings: Settings) -> Segmentation:
+def _segment(segmenter: Segmenter, case: Case, rule: Postprocessing, settings: Settings) -> Segmentation:
     """Segment one case that has what the network needs, and say what was unusual about it."""
     if missing := missing_modalities(case, segmenter.modalities):
         raise InputError(
@@ -136,7 +142,8 @@ def _segment(segmenter: Segmenter, case: Case, settings: Settings) -> Segmentati
     )
     for note in segmentation.notes:
         print(f"  note: {note}")
-    return segmentation
+    spacing = segmentation.subject.reference.spacing
+    return replace(segmentation, classes=apply_postprocessing(segmentation.classes, spacing, rule))
 
 
 def _runs(segmenter: Segmenter) -> str:

@@ -256,7 +256,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
     out = tmp_path / "disk"
     out.mkdir()
     read_only(monkeypatch, out)
-    for owner, work in ((train, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
+    for owner, work in ((launch, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     status = {
         "train": lambda: trained(data, out),
@@ -271,7 +271,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_full_disk_is_found_before_the_work(run, data, tmp_path, capsys, monkeypatch, verb, one_process):
-    for owner, work in ((train, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
+    for owner, work in ((launch, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     before = snapshot(tmp_path)
     with refusing_disk():

@@ -10,6 +10,7 @@ import pytest
 from kd_jax import evaluate
 from kd_jax.cli import run_command
 from kd_jax.metrics import MISSING_REGION_HD95_MM
+from kd_jax.postprocessing import DecidedOn, Postprocessing, save_postprocessing
 from tests.data_pipeline.cases import file_of, tiny_classes, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run, write_split
 
@@ -279,3 +280,17 @@ def test_a_real_patient_with_two_modalities_gets_its_dice(tmp_path, capsys):
     assert reference == pytest.approx(np.count_nonzero(labels) / 1000) and row["WT_sensitivity"] == 1
     assert row["WT_dice"] == pytest.approx(2 * reference / (predicted + reference), rel=1e-4)
     assert f"{row['WT_dice']:.3f}" in capsys.readouterr().out
+
+
+def test_scores_are_of_the_post_processed_maps_and_say_what_was_done(run, data, capsys):
+    decided = DecidedOn({str(run): STEP}, (CASES[1],), "best", (), "classes")
+    save_postprocessing(run, "student", Postprocessing(min_et_ml=100.0, decided_on=decided))
+    assert evaluated(run) == 0
+    folder = run / "evaluation" / "validation"
+    assert all(row["ET_volume_ml"] == 0 and row["TC_volume_ml"] > 0 for row in rows(folder / "student.csv").values())
+    found = json.loads((folder / "summary.json").read_text())["networks"]["student"]
+    assert "ET below 100 ml" in found["postprocessing"] and found["decided_postprocessing"] == [CASES[1]]
+    shown = capsys.readouterr().out
+    assert "ET below 100 ml" in shown and "decided on 1 of these cases" in shown
+    assert evaluated(run, "--postprocess", "none") == 0
+    assert all(row["ET_volume_ml"] > 0 for row in rows(folder / "student.csv").values())

@@ -11,6 +11,7 @@ from data_pipeline.formats import find_cases
 from kd_jax import predict
 from kd_jax import segment as segmentation
 from kd_jax.cli import run_command
+from kd_jax.postprocessing import Postprocessing, save_postprocessing
 from kd_jax.segment import load_segmenter, segment_case
 from tests.data_pipeline.cases import file_of, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run
@@ -282,3 +283,19 @@ def test_an_input_without_cases_is_an_error(says_enhancing, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run(says_enhancing, tmp_path / "empty", "-o", tmp_path / "out") == 2
     assert "no cases found" in capsys.readouterr().err
+
+
+def test_post_processing_is_applied_where_decided_or_asked_for_and_said(says_enhancing, data, tmp_path, capsys):
+    run_copy = shutil.copytree(says_enhancing, tmp_path / "run")
+    box = brain_box(data / CASE, ("t1ce", "flair"))
+    save_postprocessing(run_copy, "student", Postprocessing(min_et_ml=100.0))
+    for options, value, said in (
+        ([], 1, "Post-processing: ET below 100 ml"),  # tiny ET is necrotic core
+        (["--postprocess", "none"], 4, "Post-processing: none, as asked"),
+        (["--postprocess", "none", "--min-et", "50"], 1, "none, as asked; as asked, ET below 50 ml"),
+        (["--postprocess", run_copy / "postprocessing.json"], 1, "Post-processing: ET below 100 ml"),
+    ):
+        assert run(run_copy, data / CASE, "-o", tmp_path / "out", "--overwrite", *options) == 0
+        assert said in capsys.readouterr().out
+        values = np.asanyarray(nib.load(tmp_path / "out" / f"{CASE}.nii.gz").dataobj)
+        np.testing.assert_array_equal(values, np.where(box, value, 0))

@@ -1,3 +1,3 @@
 """Single-stage knowledge distillation for brain tumour segmentation from incomplete MRI (Choi et al. 2023)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -267,12 +267,12 @@ def test_a_student_follows_the_teacher_of_another_run_that_is_held_still(whole, 
     ("options", "message"),
     [
         (
-            ["--distillation.update", "student"],
+            ["--distillation.update", "student", "--teacher.features", "4", "6", "8"],
             "there must be a trained one: give the run it is in with --teacher-from",
         ),
         (
-            ["--teacher-from", "WHOLE", "--teacher.features", "4", "6", "9"],
-            "brings its own teacher.features, (4, 6, 8)",
+            ["--teacher-from", "WHOLE", "--teacher.convs_decoder", "2"],
+            "brings its own teacher.convs_decoder, (1,)",
         ),
         (["--teacher-from", "WHOLE", "--loss.segmentation", "dice_bce"], "use loss.segmentation = dice_ce"),
         (["--teacher-from", "WHOLE", "--data.spacing", "2", "2", "2"], "works at (1.0, 1.0, 1.0) mm"),

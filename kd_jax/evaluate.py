@@ -28,8 +28,8 @@ from kd_jax.evaluation_data import EvaluationData, Part, evaluation_data, refuse
 from kd_jax.evaluation_results import Conditions, Evaluation, Evaluations, draw, show, summary
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
 from kd_jax.picture import take_classes, take_view
-from kd_jax.postprocessing import Postprocessing, apply_postprocessing
-from kd_jax.postprocessing_choice import Chosen, add_postprocessing_options, choose_postprocessing
+from kd_jax.postprocessing.choice import Chosen, add_postprocessing_options, choose_postprocessing
+from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
 from kd_jax.report import write_case_scores, write_json
 from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 

@@ -26,7 +26,7 @@ from kd_jax.metrics import (
     summarise_pairs,
 )
 from kd_jax.picture import CaseView, Outcome, Row, draw_cases, mean_dice, pick_cases
-from kd_jax.postprocessing_choice import Chosen
+from kd_jax.postprocessing.choice import Chosen
 from kd_jax.report import as_json, comparison_table, summary_table
 from kd_jax.segment import Segmenter
 

@@ -15,7 +15,7 @@ from kd_jax.cases import gather_cases
 from kd_jax.checkpoint import Restored
 from kd_jax.config import Config
 from kd_jax.parallel import connect_hosts, local_batch, on_first_host, say
-from kd_jax.plan_file import read_plan
+from kd_jax.planning.plan_file import read_plan
 from kd_jax.runs import check_new_run, default_run, open_run, resume_run, resume_split
 from kd_jax.settings import SettingsHelp, add_setting_arguments, load_config, overrides_from, refuse_unknown
 from kd_jax.teacher import check_teacher, load_teacher, teacher_settings

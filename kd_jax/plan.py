@@ -20,8 +20,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint, measure_cases
 from data_pipeline.formats import find_cases
 from kd_jax.cli import ensure_writable, run_command
-from kd_jax.plan_file import patch_share, plan_document, write_plan
-from kd_jax.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
+from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
+from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,7 +23,17 @@ from kd_jax.cli import add_network_options, ensure_writable, run_command
 from kd_jax.config import Outputs
 from kd_jax.evaluation_data import EvaluationData, evaluation_data
 from kd_jax.metrics import REGIONS
-from kd_jax.postprocessing import (
+from kd_jax.postprocessing.choice import millilitres
+from kd_jax.postprocessing.decision import (
+    CaseCounts,
+    best_threshold,
+    count_case,
+    decide_steps,
+    decide_threshold,
+    region_dice,
+)
+from kd_jax.postprocessing.report import decision_tables
+from kd_jax.postprocessing.rule import (
     PARTS,
     POSTPROCESSING_FILE,
     DecidedOn,
@@ -34,16 +44,6 @@ from kd_jax.postprocessing import (
     load_postprocessing,
     save_postprocessing,
 )
-from kd_jax.postprocessing_choice import millilitres
-from kd_jax.postprocessing_decision import (
-    CaseCounts,
-    best_threshold,
-    count_case,
-    decide_steps,
-    decide_threshold,
-    region_dice,
-)
-from kd_jax.postprocessing_report import decision_tables
 from kd_jax.segment import Segmenter, load_segmenter, missing_modalities, segment_case
 
 

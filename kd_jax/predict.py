@@ -19,8 +19,8 @@ from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.outputs import CHANNEL_NAMES
-from kd_jax.postprocessing import Postprocessing, apply_postprocessing
-from kd_jax.postprocessing_choice import add_postprocessing_options, choose_postprocessing
+from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
+from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
 from kd_jax.report import write_json
 from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 

@@ -32,9 +32,9 @@ from data_pipeline.formats import find_cases
 from data_pipeline.resample import Shape, Spacing, as_spacing
 from experiments.parity.check import GOLDEN, Check
 from kd_jax.config import NetworkConfig
-from kd_jax.plan_file import plan_settings
-from kd_jax.planner import Plan, Preset, plan_networks
-from kd_jax.topology import feature_map_size
+from kd_jax.planning.plan_file import plan_settings
+from kd_jax.planning.planner import Plan, Preset, plan_networks
+from kd_jax.planning.topology import feature_map_size
 
 FILE = GOLDEN / "planner.json"
 FINGERPRINT_FILE = GOLDEN / "fingerprint.npz"

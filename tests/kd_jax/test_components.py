@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from data_pipeline.conventions import region_mask
-from kd_jax.components import keep_largest, keep_largest_of, remove_small_enhancing
+from kd_jax.postprocessing.components import keep_largest, keep_largest_of, remove_small_enhancing
 
 MAPS = arrays(np.uint8, (4, 5, 6), elements=st.integers(0, 3))
 

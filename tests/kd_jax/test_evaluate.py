@@ -10,7 +10,7 @@ import pytest
 from kd_jax import evaluate
 from kd_jax.cli import run_command
 from kd_jax.metrics import MISSING_REGION_HD95_MM
-from kd_jax.postprocessing import DecidedOn, Postprocessing, save_postprocessing
+from kd_jax.postprocessing.rule import DecidedOn, Postprocessing, save_postprocessing
 from tests.data_pipeline.cases import file_of, tiny_classes, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run, write_split
 

@@ -5,8 +5,8 @@ import pytest
 
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint, Intensities
-from kd_jax.plan_file import plan_document, read_plan, write_plan
-from kd_jax.planner import plan_networks
+from kd_jax.planning.plan_file import plan_document, read_plan, write_plan
+from kd_jax.planning.planner import plan_networks
 from kd_jax.settings import load_config
 
 NNUNET = Path(__file__).resolve().parents[2] / "experiments" / "configs" / "nnunet.toml"

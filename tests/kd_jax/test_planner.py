@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint
-from kd_jax.plan_file import plan_settings
-from kd_jax.planner import PRESETS, default_memory, plan_networks
+from kd_jax.planning.plan_file import plan_settings
+from kd_jax.planning.planner import PRESETS, default_memory, plan_networks
+from kd_jax.planning.topology import MIN_EDGE, feature_map_size
 from kd_jax.settings import parse_config
-from kd_jax.topology import MIN_EDGE, feature_map_size
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "planner.json").read_text())
 

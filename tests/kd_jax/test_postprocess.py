@@ -10,9 +10,18 @@ from data_pipeline.formats import find_cases
 from data_pipeline.nifti import read_label
 from kd_jax import postprocess
 from kd_jax.cli import run_command
-from kd_jax.components import remove_small_enhancing
 from kd_jax.metrics import region_scores
-from kd_jax.postprocessing import (
+from kd_jax.postprocessing.choice import choose_postprocessing
+from kd_jax.postprocessing.components import remove_small_enhancing
+from kd_jax.postprocessing.decision import (
+    CaseCounts,
+    best_threshold,
+    count_case,
+    decide_steps,
+    decide_threshold,
+    region_dice,
+)
+from kd_jax.postprocessing.rule import (
     PARTS,
     DecidedOn,
     Postprocessing,
@@ -20,15 +29,6 @@ from kd_jax.postprocessing import (
     describe,
     load_postprocessing,
     save_postprocessing,
-)
-from kd_jax.postprocessing_choice import choose_postprocessing
-from kd_jax.postprocessing_decision import (
-    CaseCounts,
-    best_threshold,
-    count_case,
-    decide_steps,
-    decide_threshold,
-    region_dice,
 )
 from kd_jax.segment import load_segmenter, segment_case
 from tests.data_pipeline.cases import write_case

@@ -1,7 +1,7 @@
 import pytest
 
 from kd_jax.config import NetworkConfig
-from kd_jax.topology import feature_map_size, pool
+from kd_jax.planning.topology import feature_map_size, pool
 
 
 def test_an_isotropic_patch_is_halved_while_eight_voxels_are_left():

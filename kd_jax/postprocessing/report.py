@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from kd_jax.metrics import REGIONS
-from kd_jax.postprocessing import Decision, Figures, Postprocessing
+from kd_jax.postprocessing.rule import Decision, Figures, Postprocessing
 
 _DIGITS = 4  # steps change the mean of many cases by little
 

@@ -18,8 +18,8 @@ from jaxtyping import Int64, UInt8
 from scipy import ndimage
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
-from kd_jax.components import BACKGROUND, ENHANCING, NECROSIS, is_below, keep_largest_of
-from kd_jax.postprocessing import STEP_CLASSES, Decision, Figures, LabelOrRegion, Step, Threshold
+from kd_jax.postprocessing.components import BACKGROUND, ENHANCING, NECROSIS, is_below, keep_largest_of
+from kd_jax.postprocessing.rule import STEP_CLASSES, Decision, Figures, LabelOrRegion, Step, Threshold
 
 MEAN = "mean"
 """Name of the mean over the parts among the figures."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_pipeline.errors import InputError
 from kd_jax.checkpoint import NetworkName
-from kd_jax.postprocessing import (
+from kd_jax.postprocessing.rule import (
     POSTPROCESSING_FILE,
     Postprocessing,
     describe,

@@ -1,0 +1,1 @@
+"""From a data set's fingerprint to a plan by nnU-Net's rules."""

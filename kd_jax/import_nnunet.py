@@ -127,7 +127,10 @@ def _show(run: Path, found: Found, config: Config) -> None:
     print(f"written to {run}; next:")
     print(f"  python -m kd_jax.predict {run} PATIENT -o OUT")
     print(f"  python -m kd_jax.evaluate {run} --data CASES")
-    print(f"  python -m kd_jax.train --teacher-from {run} --data.root CASES")
+    print(
+        f"  python -m kd_jax.train --config {run / CONFIG_FILE} --teacher-from {run} --data.root CASES "
+        "--student.modalities flair t1ce --distillation.weight 0.1"
+    )
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ from data_pipeline.formats import find_cases
 from data_pipeline.subject import load_subject
 from kd_jax import import_nnunet
 from kd_jax.checkpoint import default_network, restore_network
+from kd_jax.distill import build_networks
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint
 from kd_jax.nnunet.results import find_result
 from kd_jax.outputs import to_classes
 from kd_jax.segment import load_segmenter, segment_case
+from kd_jax.settings import load_config
+from kd_jax.step import init_state
+from kd_jax.teacher import check_teacher, load_teacher, teacher_settings
 from tests.data_pipeline.cases import file_of, write_nifti
 from tests.kd_jax.torch_archive import save, tensor
 
@@ -196,3 +200,14 @@ def test_what_was_found_is_told(capsys, result, tmp_path):
         f"python -m kd_jax.predict {tmp_path / 'run'} PATIENT",
     ):
         assert line in told
+
+
+def test_it_fits_as_the_teacher_of_a_new_run(run):
+    teacher = load_teacher(run)
+    given = {"student.modalities": ["flair"], "distillation.weight": 0.1, "distillation.update": "student"}
+    config = load_config(run / "config.json", given, [{"teacher": teacher_settings(teacher)}])
+    check_teacher(config, teacher, run)
+    drawn = jax.eval_shape(lambda: init_state(build_networks(config, None), config)).teacher.params["network"]
+    assert jax.tree.map(jnp.shape, teacher.params) == jax.tree.map(jnp.shape, drawn)
+    with pytest.raises(InputError, match=r"its outputs are regions.*use loss.segmentation = dice_bce"):
+        check_teacher(load_config(run / "config.json", {**given, "loss.segmentation": "ce"}), teacher, run)

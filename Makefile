@@ -1,6 +1,6 @@
 # make demo   trains teacher and student on the embedded phantom and scores both
 # make test   formatter, linter, type checker, tests
-# make parity compares with nnU-Net itself in an environment of its own (PyTorch; half an hour on two cores)
+# make parity compares with nnU-Net itself in an environment of its own (PyTorch; up to half an hour on two cores)
 # Another interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3

@@ -180,7 +180,7 @@ def test_without_workers_two_threads_read_two_batches_ahead_and_end(tmp_path):
 
 
 INTERRUPTED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from data_pipeline.loader import LoaderSettings, training_batches
 from tests.data_pipeline.fakes import digest, make_case
@@ -191,7 +191,8 @@ def main():
         first = next(batches)
         try:
             os.killpg(os.getpgid(0), signal.SIGINT)  # what a terminal does on Ctrl-C
-            signal.pause()
+            while True:  # not signal.pause(): the signal may reach another thread, and that would not end the pause
+                time.sleep(0.05)
         except KeyboardInterrupt:
             print("interrupted", digest([first, next(batches)]))
 

@@ -1,0 +1,58 @@
+"""What a part of the benchmark found: figures with units, and ratios above 1 where ours is faster or smaller."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity, ours beside its peers'.
+
+    Attributes:
+      name: what was measured, with sizes: "joint step, 64³, batch 1 + 1".
+      unit: of `ours` and `peers`: "s", "GB", "patches/s".
+      ours: our value.
+      peers: the same of others by name; empty where there is nobody to compare with.
+      ratio: above 1 means ours is faster or smaller than the best peer; None without one.
+    """
+
+    name: str
+    unit: str
+    ours: float
+    peers: Mapping[str, float] = field(default_factory=dict)
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the benchmark found; the first figure is its headline.
+
+    Attributes:
+      name: as on the command line.
+      figures: at least one.
+      notes: what a reader must know to judge them.
+    """
+
+    name: str
+    figures: Sequence[Figure]
+    notes: Sequence[str] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the headline."""
+        return self.figures[0].ratio
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks of every part.
+
+    Attributes:
+      rounds: timed runs of each side, in turn.
+      small: sizes that finish in seconds, for a first look and for tests; their figures mean nothing.
+      seed: of every random draw.
+    """
+
+    rounds: int = 5
+    small: bool = False
+    seed: int = 0

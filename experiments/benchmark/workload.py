@@ -1,0 +1,18 @@
+"""What a side of a comparison is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A piece of work to be timed, made by a factory `(**settings) -> Workload`.
+
+    Attributes:
+      run: does the work once and returns when it is finished, on the device too; what it returns (a number or
+        None) is handed on, so that sides can be shown to have computed the same.
+      device_memory: peak bytes of the accelerator so far, or None on a CPU.
+    """
+
+    run: Callable[[], float | None]
+    device_memory: Callable[[], int | None] = lambda: None

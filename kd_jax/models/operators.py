@@ -1,9 +1,10 @@
 """3-D operators that are fast on every backend, in one place.
 
 XLA's 3-D convolutions suit GPU and TPU; on CPU the same sums are several times faster as 2-D
-convolutions over depth slices (most of all the gradient of a strided one). The form is chosen when the
-program is lowered for a platform, so ahead-of-time compilation for another platform takes that one's.
-Every form is tested against the plain one, values and gradients.
+convolutions over depth slices (most of all the gradient of a strided one), and faster still compiled for
+the processor (`kd_jax.native`, where that was built). The form is chosen when the program is lowered for a
+platform, so ahead-of-time compilation for another platform takes that one's. Every form is tested against
+the plain one, values and gradients.
 
 Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O].
 """
@@ -13,6 +14,8 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from kd_jax.native import library, operators as native
 
 Triple = tuple[int, int, int]
 
@@ -73,9 +76,22 @@ def conv3d(
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: conv3d_by_slices(x, kernel, stride),
+        cpu=lambda x, kernel: _conv3d_on_cpu(x, kernel, stride),
         default=lambda x, kernel: conv3d_plain(x, kernel, stride),
     )
+
+
+def _conv3d_on_cpu(
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+) -> Float[Array, "n p q r o"]:
+    if _compiled(x, kernel.shape[-1]):
+        return native.conv3d(x, kernel, stride)
+    return conv3d_by_slices(x, kernel, stride)
+
+
+def _compiled(x: Float[Array, "n d h w c"], channels: int) -> bool:
+    """Whether the compiled operators are there and serve this many channels, on a CPU."""
+    return x.dtype == jnp.float32 and channels % native.CHANNELS == 0 and library.available()
 
 
 def up_conv3d(x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"]) -> Float[Array, "n p q r o"]:
@@ -116,14 +132,33 @@ def instance_norm(
     x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n d h w c"]:
     """InstanceNorm over voxels. Statistics and arithmetic are float32 whatever the precision of `x`."""
-    return _normalise(x, scale, bias).astype(x.dtype)
+    return _norm(x, scale, bias, activate=False)
 
 
 def instance_norm_leaky_relu(
     x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n d h w c"]:
     """The same and LeakyReLU, float32 up to the end."""
-    return leaky_relu(_normalise(x, scale, bias)).astype(x.dtype)
+    return _norm(x, scale, bias, activate=True)
+
+
+def _norm(
+    x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], *, activate: bool
+) -> Float[Array, "n d h w c"]:
+    def by_xla(x: Array, scale: Array, bias: Array) -> Array:
+        y = _normalise(x, scale, bias)
+        return (leaky_relu(y) if activate else y).astype(x.dtype)
+
+    if not _compiled(x, x.shape[-1]):
+        return by_xla(x, scale, bias)
+    slope = NEGATIVE_SLOPE if activate else 1.0
+    return lax.platform_dependent(
+        x,
+        scale,
+        bias,
+        cpu=lambda x, scale, bias: native.instance_norm(x, scale, bias, NORM_EPSILON, slope),
+        default=by_xla,
+    )
 
 
 def _normalise(

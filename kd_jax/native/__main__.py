@@ -1,0 +1,32 @@
+"""`python -m kd_jax.native`: compiles the 3-D operators for this machine's processor.
+
+Training and inference on a CPU use them from then on; GPU and TPU do not. Needs a C++ compiler (g++, or the one named
+in CXX). KD_JAX_NATIVE=0 in the environment leaves them alone; deleting the file that is printed removes them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kd_jax.cli import run_command
+from kd_jax.native import library
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Builds, loads, and says where the library is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_jax.native", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    path = library.build()
+    if os.environ.get(library.SWITCH) == "0":
+        print(f"built {path}, but {library.SWITCH}=0 leaves it unused")
+    else:
+        library.available()
+        print(f"built {path}; programs on this machine's CPU use it from now on")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

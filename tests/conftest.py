@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["KD_JAX_NATIVE"] = "0"  # whether or not this machine has them; test_native turns them on
 os.environ.setdefault("NPROC", "4")  # collectives of two virtual devices deadlock on two cores without it (jax 0.10)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))

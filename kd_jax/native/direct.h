@@ -147,8 +147,8 @@ inline void direct_kernel_gradient(xla::ffi::ThreadPool& pool, const float* x, c
       if (at_d < 0 || at_d >= s.in[0]) return;
       // Columns of y whose column of x, stride * column + shift, exists.
       const int64_t begin = shift < 0 ? (-shift + s.stride[2] - 1) / s.stride[2] : 0;
-      const int64_t end = std::min(s.out[2], (s.in[2] - 1 - shift) / s.stride[2] + 1);
-      if (begin >= end) return;
+      const int64_t room = s.in[2] - shift, end = std::min(s.out[2], (room + s.stride[2] - 1) / s.stride[2]);
+      if (room <= 0 || begin >= end) return;
       for (int64_t row = 0; row < s.out[1]; ++row) {
         const int64_t at_h = row * s.stride[1] + b - s.kernel[1] / 2;
         if (at_h < 0 || at_h >= s.in[1]) continue;

@@ -65,13 +65,17 @@ def build() -> Path:
     return target
 
 
-@functools.cache
 def available() -> bool:
     """Whether this process uses the compiled operators on a CPU; the first call loads them.
 
     True where `build` was done for this version and processor, unless `KD_JAX_NATIVE=0`.
     """
-    if os.environ.get(SWITCH) == "0" or not library_path().exists():
+    return os.environ.get(SWITCH) != "0" and _load()
+
+
+@functools.cache
+def _load() -> bool:
+    if not library_path().exists():
         return False
     library = ctypes.cdll.LoadLibrary(str(library_path()))
     for target in _TARGETS:

@@ -56,11 +56,11 @@ def instance_norm(
     return _norm(x, scale, bias, epsilon, slope)[0]
 
 
-def _norm(x: Array, scale: Array, bias: Array, epsilon: float, slope: float) -> list[Array]:
+def _norm(x: Array, scale: Array, bias: Array, epsilon: float, slope: float) -> tuple[Array, ...]:
     moments = jax.ShapeDtypeStruct((x.shape[0], x.shape[-1]), jnp.float32)
     shapes = [jax.ShapeDtypeStruct(x.shape, jnp.float32), moments, moments]
     call = jax.ffi.ffi_call("kd_norm", shapes)
-    return call(x, scale, bias, epsilon=np.float32(epsilon), slope=np.float32(slope))
+    return tuple(call(x, scale, bias, epsilon=np.float32(epsilon), slope=np.float32(slope)))
 
 
 def _norm_forward(x: Array, scale: Array, bias: Array, epsilon: float, slope: float) -> tuple[Array, tuple[Array, ...]]:
@@ -68,9 +68,9 @@ def _norm_forward(x: Array, scale: Array, bias: Array, epsilon: float, slope: fl
     return y, (x, scale, bias, mean, inverse)
 
 
-def _norm_backward(epsilon: float, slope: float, saved: tuple[Array, ...], dy: Array) -> list[Array]:
+def _norm_backward(epsilon: float, slope: float, saved: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
     shapes = [jax.ShapeDtypeStruct(saved[i].shape, jnp.float32) for i in range(3)]
-    return jax.ffi.ffi_call("kd_norm_gradient", shapes)(*saved, dy, slope=np.float32(slope))
+    return tuple(jax.ffi.ffi_call("kd_norm_gradient", shapes)(*saved, dy, slope=np.float32(slope)))
 
 
 instance_norm.defvjp(_norm_forward, _norm_backward)

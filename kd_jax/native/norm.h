@@ -35,9 +35,10 @@ inline void instance_norm(xla::ffi::ThreadPool& pool, const float* x, const floa
     const int64_t length = p.length(piece);
     float* target = moments.get() + piece * 2 * channels;
     for (int64_t c = 0; c < channels; c += kLanes) {
+      const Vec origin = load(from + c);  // sums of what differs from it lose nothing to a large mean
       Vec sum = {}, squares = {};
-      for (int64_t v = 0; v < length; ++v) sum += load(from + v * channels + c);
-      const Vec centre = sum / static_cast<float>(length);
+      for (int64_t v = 0; v < length; ++v) sum += load(from + v * channels + c) - origin;
+      const Vec centre = origin + sum / static_cast<float>(length);
       for (int64_t v = 0; v < length; ++v) {
         const Vec d = load(from + v * channels + c) - centre;
         squares += d * d;

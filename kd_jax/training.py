@@ -25,6 +25,7 @@ from kd_jax.checkpoint import Checkpoints, restore_state
 from kd_jax.config import Config
 from kd_jax.distill import Params, build_networks
 from kd_jax.journal import Journal
+from kd_jax.native import library
 from kd_jax.parallel import AXIS, local_batch, map_over_devices, must_block_every_step, replicate, say, shard
 from kd_jax.progress import Progress
 from kd_jax.step import Batch, TrainState, init_state, make_train_step, make_validation_step
@@ -214,6 +215,8 @@ def _announce(config: Config, run: Path, split: Split, state: TrainState, per_de
         f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} host(s), "
         f"{per_device} patch(es) per device, {config.train.precision}; from step {progress.step}"
     )
+    if device.platform == "cpu" and not library.available():
+        say("a CPU trains two to three times faster with operators compiled for it: python -m kd_jax.native")
 
 
 def _figure(value: float | None) -> str:

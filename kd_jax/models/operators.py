@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kd_jax.native import library, operators as native
+from kd_jax.native import library
+from kd_jax.native import operators as native
 
 Triple = tuple[int, int, int]
 
@@ -91,7 +92,7 @@ def _conv3d_on_cpu(
 
 def _compiled(x: Float[Array, "n d h w c"], channels: int) -> bool:
     """Whether the compiled operators are there and serve this many channels, on a CPU."""
-    return x.dtype == jnp.float32 and channels % native.CHANNELS == 0 and library.available()
+    return x.dtype == jnp.float32 and library.available() and channels % library.lanes() == 0
 
 
 def up_conv3d(x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"]) -> Float[Array, "n p q r o"]:

@@ -70,17 +70,18 @@ def available() -> bool:
 
     True where `build` was done for this version and processor, unless `KD_JAX_NATIVE=0`.
     """
-    return os.environ.get(SWITCH) != "0" and _load()
+    return os.environ.get(SWITCH) != "0" and lanes() > 0
 
 
 @functools.cache
-def _load() -> bool:
+def lanes() -> int:
+    """Floats in a vector of the library, of which channels must be a multiple; 0 where it was not built."""
     if not library_path().exists():
-        return False
+        return 0
     library = ctypes.cdll.LoadLibrary(str(library_path()))
     for target in _TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-    return True
+    return library.kd_lanes()
 
 
 def _processor() -> str:

@@ -71,6 +71,9 @@ ffi::Error norm_gradient(ffi::ThreadPool pool, Array x, Vector scale, Vector shi
 
 }  // namespace
 
+// Channels must be a multiple of it.
+extern "C" int64_t kd_lanes() { return kd::kLanes; }
+
 #define KD_DEFINE(name, function)                                                                                   \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,                                                                     \
                                 ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()      \

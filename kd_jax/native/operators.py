@@ -1,7 +1,7 @@
 """The compiled operators as functions with gradients. Float32, on a CPU, where `library.available()`.
 
-Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O]. Channels and features are multiples of `CHANNELS`, but for the
-input of a convolution, which may have any number.
+Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O]. Channels and features are multiples of `library.lanes()`, but
+for the input of a convolution, which may have any number.
 """
 
 import functools
@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Triple = tuple[int, int, int]
+from kd_jax.native import library
 
-CHANNELS = 16
-"""Floats in the longest vector of a processor."""
+Triple = tuple[int, int, int]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -39,7 +38,7 @@ def _conv3d_backward(stride: Triple, winograd: bool, saved: tuple[Array, Array],
     x, kernel = saved
     settings = _convolution(stride, winograd)
     padded = kernel
-    if spare := -x.shape[-1] % CHANNELS:
+    if spare := -x.shape[-1] % library.lanes():
         padded = jnp.pad(kernel, [(0, 0)] * 3 + [(0, spare), (0, 0)])
     dx = _call("kd_input_gradient", (*x.shape[:4], padded.shape[3]), dy, padded, **settings)[..., : x.shape[-1]]
     return dx, _call("kd_kernel_gradient", kernel.shape, x, dy, **settings)

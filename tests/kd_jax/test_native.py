@@ -42,10 +42,10 @@ def compiled(tmp_path_factory):
         patch.setattr(library, "user_cache_path", lambda name: ROOT / ".cache" / name)
         patch.delenv(library.SWITCH)
         library.build()
-        library._load.cache_clear()
+        library.lanes.cache_clear()
         assert library.available()
         yield
-    library._load.cache_clear()
+    library.lanes.cache_clear()
 
 
 def _values_and_gradients(form, *args):

@@ -1,6 +1,7 @@
 # make demo   trains teacher and student on the embedded phantom and scores both
 # make test   formatter, linter, type checker, tests
 # make parity compares with nnU-Net itself in an environment of its own (PyTorch; up to half an hour on two cores)
+# make benchmark measures this code beside PyTorch, nnU-Net and MONAI (same environment; the machine should be idle)
 # Another interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUN := runs/demo
 READY := $(VENV)/.ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 ORIGINALS := .venv-parity
-.PHONY: demo test lint format audit parity clean
+.PHONY: demo test lint format audit parity benchmark clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,14 +42,19 @@ audit: $(READY)
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --cases 20 --seed 0
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
 
-$(ORIGINALS)/.ready: pyproject.toml constraints.txt experiments/parity/requirements.txt
+$(ORIGINALS)/.ready: pyproject.toml constraints.txt experiments/parity/requirements.txt experiments/benchmark/requirements.txt
 	$(PYTHON) -m venv --clear $(ORIGINALS)
 	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
-	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r experiments/parity/requirements.txt
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -r experiments/parity/requirements.txt -r experiments/benchmark/requirements.txt
 	@touch $@
 
 parity: $(ORIGINALS)/.ready
 	$(ORIGINALS)/bin/python -m experiments.parity
+
+benchmark: $(ORIGINALS)/.ready
+	-$(ORIGINALS)/bin/python -m kd_jax.native  # without a C++ compiler it is measured without the compiled operators
+	$(ORIGINALS)/bin/python -m experiments.benchmark --json runs/benchmark.json --plot runs/benchmark.png
 
 format: $(READY)
 	$(VENV)/bin/ruff format .

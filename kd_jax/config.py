@@ -28,6 +28,7 @@ Axis = Literal["x", "y", "z"]
 AXES: tuple[Axis, ...] = ("x", "y", "z")
 """Axes of every volume, in order: towards right, anterior, superior."""
 Outputs = Literal["classes", "regions"]
+Remat = Literal["none", "norms", "blocks"]
 
 
 def _one_or_each(value: object) -> object:
@@ -250,6 +251,11 @@ class OptimiserConfig:
     power: Annotated[PositiveFloat, Field(description="of the polynomial decay per epoch")] = 0.9
 
 
+def _remat_by_name(value: object) -> object:
+    """Runs of version 0.2 and before say false or true."""
+    return {"false": "none", "true": "blocks"}.get(str(value).lower(), value)
+
+
 @dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
     """How long, how large, in which precision."""
@@ -261,7 +267,22 @@ class TrainConfig:
     precision: Annotated[
         Literal["float32", "bfloat16"], Field(description="of activations; parameters stay float32")
     ] = "float32"
-    remat: Annotated[bool, Field(description="recompute blocks in the backward pass: less memory, more time")] = False
+    remat: Annotated[
+        Literal["auto", "none", "norms", "blocks"],
+        BeforeValidator(_remat_by_name),
+        Field(
+            description="what the backward pass computes again instead of keeping it: none; norms: norms and "
+            "activations, which costs next to nothing on a TPU; blocks: convolutions too, for the least memory; auto "
+            "is norms on a TPU, none elsewhere"
+        ),
+    ] = "auto"
+    fold: Annotated[
+        PositiveInt | Literal["auto"],
+        Field(
+            description="most neighbouring voxels that fine stages lay side by side as channels, to fill the 128 lanes "
+            "of a TPU; changes neither numbers nor checkpoints; 1 is none; auto is 4 on a TPU, 1 elsewhere"
+        ),
+    ] = "auto"
     save_every: Annotated[PositiveInt, Field(description="epochs between checkpoints")] = 1
 
 

@@ -4,7 +4,7 @@ Choi et al. 2023: teacher and student are trained in the same iteration, each wi
 segmentation loss, and a Barlow Twins loss between their latents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Shaped
 
 from data_pipeline.conventions import MODALITIES
-from kd_jax.config import Config, LossConfig, NetworkConfig
+from kd_jax.config import Config, LossConfig, NetworkConfig, Remat
 from kd_jax.losses import (
     barlow_twins,
     binary_cross_entropy,
@@ -30,6 +30,10 @@ from kd_jax.outputs import region_truth
 
 Params = Mapping[str, Any]
 Measurements = dict[str, Float[Array, ""]]
+Targets = Mapping[tuple[int, ...], Shaped[Array, "n _d _h _w *k"]]
+"""What a level should show, by its shape (D, H, W): classes, or membership of each region."""
+FOLD_ON_TPU = 4
+"""Neighbours that fill 128 lanes with the 32 channels of nnU-Net's finest stage."""
 
 
 class Networks(NamedTuple):
@@ -49,10 +53,12 @@ class Seen(NamedTuple):
 
 
 def build_network(network: NetworkConfig, config: Config) -> UNet:
-    """The module of one network of a run."""
-    return UNet(
-        network, classes=config.output_channels, dtype=jnp.dtype(config.train.precision), remat=config.train.remat
-    )
+    """The module of one network of a run; `auto` settings are those of the backend that JAX runs on."""
+    settings = config.train
+    on_tpu = "auto" in (settings.remat, settings.fold) and jax.default_backend() == "tpu"
+    remat: Remat = ("norms" if on_tpu else "none") if settings.remat == "auto" else settings.remat
+    fold = (FOLD_ON_TPU if on_tpu else 1) if settings.fold == "auto" else settings.fold
+    return UNet(network, config.output_channels, jnp.dtype(settings.precision), remat, fold)
 
 
 def build_networks(config: Config, axis_name: str | None) -> Networks:
@@ -89,12 +95,30 @@ def segment(
     config: NetworkConfig,
     loss: LossConfig,
     batch: Mapping[str, Array],
+    targets: Targets,
     axis_name: str | None,
 ) -> Seen:
     """Runs one network on the modalities it sees of a batch and measures its deep-supervised loss."""
     logits, bottleneck = module.apply({"params": params["network"]}, select_modalities(batch["image"], config))
-    total, measurements = segmentation_loss(logits, batch["label"], loss, axis_name)
+    total, measurements = supervised_loss(logits, targets, loss, axis_name)
     return Seen(total, bottleneck, measurements)
+
+
+def make_targets(labels: Integer[Array, "n d h w"], config: Config) -> Targets:
+    """What both networks of a run are supervised with, made once for a batch."""
+    shapes = set()
+    for network in (config.teacher, config.student):
+        shape = labels.shape[1:]
+        for level, stride in enumerate(network.stage_strides[:-1]):
+            shape = tuple(size // s for size, s in zip(shape, stride, strict=True))
+            if level == 0 or config.loss.deep_supervision:
+                shapes.add(shape)
+    return _targets_at(labels, shapes, config.loss)
+
+
+def _targets_at(labels: Integer[Array, "n d h w"], shapes: Iterable[tuple[int, ...]], config: LossConfig) -> Targets:
+    prepare = region_truth if config.segmentation == "dice_bce" else lambda at_level: at_level
+    return {shape: prepare(labels_at(labels, shape)) for shape in sorted(shapes)}
 
 
 def select_modalities(image: Float[Array, "*n c"], config: NetworkConfig) -> Float[Array, "*n m"]:
@@ -110,6 +134,14 @@ def segmentation_loss(
     config: LossConfig,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Measurements]:
+    """`supervised_loss` of one network by itself, against the labels."""
+    targets = _targets_at(labels, {level.shape[1:4] for level in logits}, config)
+    return supervised_loss(logits, targets, config, axis_name)
+
+
+def supervised_loss(
+    logits: list[Float[Array, "n _d _h _w k"]], targets: Targets, config: LossConfig, axis_name: str | None
+) -> tuple[Float[Array, ""], Measurements]:
     """Weighted sum over decoder levels, finest first, and its terms.
 
     `axis_name` is the mapped axis the batch is spread over; it matters to `batch_dice` alone.
@@ -119,24 +151,23 @@ def segmentation_loss(
     measurements = {name: jnp.zeros(()) for name in config.segmentation.split("_")}
     for weight, level in zip(weights, levels, strict=True):
         if weight > 0:
-            for name, value in _terms(level, labels_at(labels, level.shape[1:4]), config, axis_name).items():
+            for name, value in _terms(level, targets[level.shape[1:4]], config, axis_name).items():
                 measurements[name] += weight * value
     total = sum(measurements.values(), jnp.zeros(()))
     return total, {**measurements, "loss": total}
 
 
 def _terms(
-    logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d h w"], config: LossConfig, axis_name: str | None
+    logits: Float[Array, "n d h w k"], target: Shaped[Array, "n d h w *k"], config: LossConfig, axis_name: str | None
 ) -> Measurements:
     """The terms of one decoder level; Dice leaves out the background, which regions do not have."""
     if config.segmentation == "ce":
-        return {"ce": cross_entropy(logits, labels)}
+        return {"ce": cross_entropy(logits, target)}
     dice = partial(soft_dice_loss, batch_dice=config.batch_dice, axis_name=axis_name)
     if config.segmentation == "dice_bce":
-        truth = region_truth(labels)
-        return {"dice": dice(jax.nn.sigmoid(logits), truth), "bce": binary_cross_entropy(logits, truth)}
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
-    return {"dice": dice(jax.nn.softmax(logits)[..., 1:], one_hot[..., 1:]), "ce": cross_entropy(logits, labels)}
+        return {"dice": dice(jax.nn.sigmoid(logits), target), "bce": binary_cross_entropy(logits, target)}
+    one_hot = jax.nn.one_hot(target, logits.shape[-1])
+    return {"dice": dice(jax.nn.softmax(logits)[..., 1:], one_hot[..., 1:]), "ce": cross_entropy(logits, target)}
 
 
 def distillation_loss(
@@ -200,8 +231,9 @@ def joint_loss(
     Returns:
       The scalar to minimise on this device, and its terms.
     """
-    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, batch, axis_name)
-    student = segment(networks.student, params[1], config.student, config.loss, batch, axis_name)
+    targets = make_targets(batch["label"], config)
+    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, batch, targets, axis_name)
+    student = segment(networks.student, params[1], config.student, config.loss, batch, targets, axis_name)
     pull, parts = distillation_loss(networks, params[1], config, teacher.bottleneck, student.bottleneck, axis_name)
     measurements = {**named("teacher", teacher.measurements), **named("student", student.measurements), **parts}
     return teacher.loss + student.loss + pull, measurements

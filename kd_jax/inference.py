@@ -1,38 +1,53 @@
 """Sliding-window inference: a network that sees patches, applied to a whole volume.
 
-nnU-Net's procedure (`nnunetv2/inference/sliding_window_prediction.py`): windows half a patch apart, blended with
-a Gaussian, mirrored copies averaged as logits. Windows go through the network in batches of one fixed size and
-parameters are an argument, so one program is compiled for all cases and all networks of one architecture. The sums
-are held on the host, for large volumes on its disk, so memory does not grow with the volume.
+nnU-Net's procedure (`nnUNetPredictor` of `nnunetv2/inference/predict_from_raw_data.py`): windows half a patch apart,
+blended with a Gaussian, mirrored copies averaged as logits. Windows go through the network in batches of one fixed
+size and parameters are an argument, so the network is compiled once for all cases and all networks of one
+architecture. Only two small programs, which cut out windows and add up their logits, are compiled for every shape.
+
+Images and sums are on the device, in one box or, where a volume is too large for it, in several that the host adds
+up. What a window weighs at a voxel is known as a share of all weights there before any network has run: the sums are
+the logits as they stand, no volume of weights is kept, and boxes need nothing but adding.
 
 Sums and weights are float32. nnU-Net's are float16, which rounds its logits to three digits.
 """
 
-import math
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, product
-from typing import Protocol, TypeVar
+from itertools import combinations
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, PyTree
-from scipy import ndimage
+from jax import lax
+from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
 
 from data_pipeline import storage
+from kd_jax.windows import Box, Shape3, Shares, padded_shape, split_into_boxes, window_shares
 
-Shape3 = tuple[int, int, int]
 Forward = Callable[[PyTree, Float[Array, "n d h w c"]], Float[Array, "n d h w k"]]
+Weights = tuple[Float32[Array, "n d"], Float32[Array, "n h"], Float32[Array, "n w"]]
 T = TypeVar("T")
 
-STEP = 0.5
-"""Largest distance between neighbouring windows, as a fraction of the patch."""
-SIGMA = 1 / 8
-"""Standard deviation of the blending Gaussian, as a fraction of the patch."""
-ALL_AXES = (0, 1, 2)
-
+BOX_BYTES = 2 << 30
+"""Of images and logits on the device: four channels each of 406³ voxels. A BraTS case has 0.29 GB."""
 _ACCELERATOR_VOXELS = 128**3
 """Voxels in one batch of windows that keep an accelerator busy: one patch of nnU-Net's plan for BraTS."""
+
+
+class _Added(NamedTuple):
+    """What there is once the work on a batch of windows has been ordered.
+
+    Attributes:
+      windows: how many.
+      logits: of the windows, mirrored last; once they are there the network is done with them.
+      sums: of the box so far; those of the batch before no longer exist.
+    """
+
+    windows: int
+    logits: Float32[Array, "n d h w k"]
+    sums: Float32[Array, "d h w k"]
 
 
 class Predictor(Protocol):
@@ -44,7 +59,7 @@ class Predictor(Protocol):
         images: Float32[np.ndarray, "d h w m"],
         on_windows: Callable[[int], object] | None = None,
     ) -> Float32[np.ndarray, "d h w k"]:
-        """Logits on the grid of `images`; `on_windows` is told how many more windows are done."""
+        """Logits on the grid of `images`, to be read only; `on_windows` is told how many more windows are done."""
 
 
 def make_predictor(
@@ -63,137 +78,134 @@ def make_predictor(
       patch: size in voxels of the windows.
       inputs: C channels of the images, those that the network sees.
       outputs: K, channels of the logits.
-      batch: windows per call of the network; the last call of a volume is filled up with zeros.
+      batch: windows per call of the network; the last call is filled up with windows that weigh nothing.
       mirror_axes: spatial axes to mirror; logits are averaged over all their combinations (three axes: 8).
 
     Returns:
-      A function from parameters and images [D, H, W, M] to logits [D, H, W, K] on the host, float32. Beside the two
-      it holds one volume of weights (both on disk where large, see `storage`), and on the device two batches.
+      A function from parameters and images [D, H, W, M] to logits [D, H, W, K], float32, on the host. Logits of
+      several boxes are on its disk where they are large, see `storage`. The device holds a box and two batches.
     """
-    flat_importance = gaussian_importance(patch)[..., None]
-    mirrorings = [np.isin(ALL_AXES, axes) for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
+    mirrored = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
 
     @jax.jit
-    def weighted_logits(
-        params: PyTree, importance: Float[Array, "d h w 1"], patches: Float[Array, "n d h w c"], flips: Bool[Array, "3"]
+    def network(
+        params: PyTree, patches: Float32[Array, "n d h w c"], flips: Bool[Array, " axes"]
     ) -> Float32[Array, "n d h w k"]:
         # Which axes are flipped is data, not structure: all mirrorings share one program.
-        logits = _flip(forward(params, _flip(patches, flips)), flips)
-        return logits.astype(jnp.float32) * (importance / len(mirrorings))
+        logits = forward(params, _flip(patches, mirror_axes, flips))
+        return _flip(logits.astype(jnp.float32), mirror_axes, flips)
 
-    def weighted_batches(
-        params: PyTree, images: Float32[np.ndarray, "d h w m"], starts: Sequence[Shape3]
-    ) -> Iterator[tuple[Sequence[Shape3], Float32[Array, "n d h w k"]]]:
-        params, importance = jax.device_put((params, flat_importance))
-        for i in range(0, len(starts), batch):
-            group = starts[i : i + batch]
-            patches = np.zeros((batch, *patch, len(inputs)), np.float32)
-            for slot, start in zip(patches, group, strict=False):
-                _fill(slot, images, start, inputs)
-            on_device = jax.device_put(patches)
-            total = weighted_logits(params, importance, on_device, mirrorings[0])
-            for flips in mirrorings[1:]:
-                total = total + weighted_logits(params, importance, on_device, flips)
-            yield group, total
+    def sum_windows(params: PyTree, images: Float32[Array, "d h w c"], box: Box, shares: Shares) -> Iterator[_Added]:
+        sums = jnp.zeros((*box.room, outputs), jnp.float32)
+        for i in range(0, len(box.windows), batch):
+            group = box.windows[i : i + batch]
+            starts, weights = _fill_up(group, shares, batch, len(mirrored))
+            starts = starts - np.array(box.start, np.int32)
+            patches = _cut_out(images, starts, patch)
+            for axes in mirrored:
+                logits = network(params, patches, np.isin(mirror_axes, axes))
+                sums = _add(sums, logits, starts, weights)
+            yield _Added(len(group), logits, sums)
+
+    def predict_box(
+        params: PyTree,
+        images: Float32[np.ndarray, "d h w c"],
+        box: Box,
+        shares: Shares,
+        on_windows: Callable[[int], object] | None,
+    ) -> Float32[np.ndarray, "D H W k"]:
+        for added in _one_ahead(sum_windows(params, jax.device_put(images), box, shares)):
+            added.logits.block_until_ready()
+            if on_windows is not None:
+                on_windows(added.windows)
+        d, h, w = box.size
+        return np.asarray(added.sums)[:d, :h, :w]
 
     def predict(
         params: PyTree,
         images: Float32[np.ndarray, "d h w m"],
         on_windows: Callable[[int], object] | None = None,
     ) -> Float32[np.ndarray, "d h w k"]:
-        shape = [max(size, edge) for size, edge in zip(images.shape, patch, strict=False)]
-        starts = window_starts(shape, patch)
-        logits, weights = storage.zeros((*shape, outputs)), storage.zeros((*shape, 1))
-        for group, on_device in _one_ahead(weighted_batches(params, images, starts)):
-            for start, window_logits in zip(group, np.asarray(on_device), strict=False):
-                logits[_window(start, patch)] += window_logits
-                weights[_window(start, patch)] += flat_importance
-            if on_windows is not None:
-                on_windows(len(group))
-        logits /= weights
-        return logits[_window(_margin(images, patch), images.shape[:3])]
+        shape = padded_shape(images.shape[:3], patch)
+        shares, params = window_shares(shape, patch), jax.device_put(params)
+        boxes = split_into_boxes(shape, patch, BOX_BYTES // (4 * (len(inputs) + outputs)))
+        parts = (predict_box(params, _read(images, box, shape, inputs), box, shares, on_windows) for box in boxes)
+        if len(boxes) == 1:
+            total = next(parts)
+        else:
+            total = storage.zeros((*shape, outputs))
+            for box, part in zip(boxes, parts, strict=True):
+                total[box.place] += part
+        return total[_inside(images.shape, shape)]
 
     return predict
 
 
-def window_starts(shape: Sequence[int], patch: Shape3) -> list[Shape3]:
-    """First voxels of the windows covering a volume at least as large as the patch.
-
-    Along each axis ceil((size - patch) / (patch * STEP)) + 1 windows, evenly spaced, the first at 0 and the last
-    ending at the border (nnU-Net, `compute_steps_for_sliding_window`).
-
-    Raises:
-      ValueError: the volume is smaller than the patch.
-    """
-    per_axis = []
-    for size, edge in zip(shape, patch, strict=True):
-        room = size - edge
-        if room < 0:
-            raise ValueError(f"volume {tuple(shape)} is smaller than the patch {patch}")
-        count = math.ceil(room / (edge * STEP)) + 1
-        per_axis.append([round(i * room / max(count - 1, 1)) for i in range(count)])
-    d, h, w = per_axis
-    return list(product(d, h, w))
-
-
-def window_count(shape: Sequence[int], patch: Shape3) -> int:
-    """Windows a predictor runs for a volume of this spatial shape, however small."""
-    return len(window_starts([max(size, edge) for size, edge in zip(shape, patch, strict=True)], patch))
-
-
-def gaussian_importance(patch: Shape3) -> Float32[np.ndarray, "d h w"]:
-    """Weight of each voxel of a window: a Gaussian around its centre, maximum 1, nowhere zero.
-
-    nnU-Net, `compute_gaussian`: a unit impulse filtered with sigma = patch / 8; what vanishes is raised to the
-    smallest weight that does not, so that every voxel can be divided by its sum of weights.
-    """
-    impulse = np.zeros(patch, np.float64)
-    impulse[tuple(edge // 2 for edge in patch)] = 1
-    weights = ndimage.gaussian_filter(impulse, [edge * SIGMA for edge in patch], mode="constant")
-    weights = (weights / weights.max()).astype(np.float32)
-    weights[weights == 0] = weights[weights > 0].min()
-    return weights
-
-
 def windows_per_batch(patch: Shape3, backend: str) -> int:
     """Windows that fill an accelerator; one on a CPU, where a larger batch only costs memory and padding."""
-    return 1 if backend == "cpu" else max(1, _ACCELERATOR_VOXELS // math.prod(patch))
+    return 1 if backend == "cpu" else max(1, _ACCELERATOR_VOXELS // int(np.prod(patch)))
 
 
-def _flip(x: Float[Array, "n d h w c"], flips: Bool[Array, "3"]) -> Float[Array, "n d h w c"]:
-    for axis in ALL_AXES:
-        x = jnp.where(flips[axis], jnp.flip(x, axis + 1), x)
+@functools.partial(jax.jit, static_argnames="patch")
+def _cut_out(
+    images: Float32[Array, "D H W c"], starts: Int32[Array, "n 3"], patch: Shape3
+) -> Float32[Array, "n d h w c"]:
+    size = (*patch, images.shape[3])
+    return lax.map(lambda start: lax.dynamic_slice(images, (*start, 0), size), starts)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(
+    sums: Float32[Array, "D H W k"], logits: Float32[Array, "n d h w k"], starts: Int32[Array, "n 3"], weights: Weights
+) -> Float32[Array, "D H W k"]:
+    """The sums with weighted logits of some windows, in place."""
+
+    def add_window(i: Array, sums: Float32[Array, "D H W k"]) -> Float32[Array, "D H W k"]:
+        place = (*starts[i], 0)
+        d, h, w = (along[i] for along in weights)
+        weighted = logits[i] * d[:, None, None, None] * h[:, None, None] * w[:, None]
+        return lax.dynamic_update_slice(sums, lax.dynamic_slice(sums, place, weighted.shape) + weighted, place)
+
+    return lax.fori_loop(0, logits.shape[0], add_window, sums)
+
+
+def _flip(x: Float[Array, "n d h w c"], axes: Sequence[int], flips: Bool[Array, " axes"]) -> Float[Array, "n d h w c"]:
+    for i, axis in enumerate(axes):
+        x = jnp.where(flips[i], jnp.flip(x, axis + 1), x)
     return x
 
 
-def _window(start: Shape3, patch: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
+def _fill_up(
+    group: Sequence[Shape3], shares: Shares, batch: int, mirrorings: int
+) -> tuple[Int32[np.ndarray, "n 3"], tuple[Float32[np.ndarray, "n _edge"], ...]]:
+    """First voxels and weights of a batch of windows; what it lacks is the last window again, without weight."""
+    starts = np.array([*group, *[group[-1]] * (batch - len(group))], np.int32)
+    d, h, w = (np.stack([along[start] for start in starts[:, axis]]) for axis, along in enumerate(shares))
+    d = d / np.float32(mirrorings)
+    d[len(group) :] = 0
+    return starts, (d, h, w)
 
 
-def _margin(images: Float32[np.ndarray, "d h w m"], patch: Sequence[int]) -> Shape3:
-    """Zeros in front of each axis of images that are smaller than the patch there; as many, or one more, follow."""
-    d, h, w = (max(edge - size, 0) // 2 for size, edge in zip(images.shape, patch, strict=False))
-    return d, h, w
+def _read(
+    images: Float32[np.ndarray, "d h w m"], box: Box, shape: Shape3, inputs: Sequence[int]
+) -> Float32[np.ndarray, "D H W c"]:
+    """What lies in a box's room of the images, which are in the middle of `shape`, with zeros around."""
+    source, padding = [], []
+    for place, room, inside in zip(box.place, box.room, _inside(images.shape, shape), strict=True):
+        low, high = max(place.start, inside.start), min(place.stop, inside.stop)
+        source.append(slice(low - inside.start, high - inside.start))
+        padding.append((low - place.start, place.start + room - high))
+    return np.pad(images[tuple(source)][..., list(inputs)], (*padding, (0, 0)))
 
 
-def _fill(
-    slot: Float32[np.ndarray, "d h w c"],
-    images: Float32[np.ndarray, "D H W m"],
-    start: Shape3,
-    inputs: Sequence[int],
-) -> None:
-    """Put the part of a window that lies inside the images into a slot of zeros."""
-    places = zip(start, _margin(images, slot.shape[:3]), slot.shape, images.shape, strict=False)
-    source, target = [], []
-    for first, margin, edge, size in places:
-        inside = slice(max(first - margin, 0), min(first - margin + edge, size))
-        source.append(inside)
-        target.append(slice(inside.start - first + margin, inside.stop - first + margin))
-    slot[tuple(target)] = images[tuple(source)][..., list(inputs)]
+def _inside(images: Sequence[int], shape: Shape3) -> tuple[slice, ...]:
+    """Where images lie that are padded with zeros on both sides, with one more behind them where that is odd."""
+    firsts = ((padded - size) // 2 for size, padded in zip(images, shape, strict=False))
+    return tuple(slice(first, first + size) for first, size in zip(firsts, images, strict=False))
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, each handed out once the next exists: the device computes it while the host uses this one."""
+    """The same items, each handed out once the next exists: the device computes it while the host waits for this."""
     iterator = iter(items)
     for previous in iterator:
         for current in iterator:

@@ -25,9 +25,10 @@ from data_pipeline.subject import Subject, load_subject, to_original_grid
 from kd_jax.checkpoint import NetworkName, Restored, Which, default_network, restore_network
 from kd_jax.config import AXES, Axis, Config, Outputs
 from kd_jax.distill import Params
-from kd_jax.inference import Predictor, make_predictor, window_count, windows_per_batch
+from kd_jax.inference import Predictor, make_predictor, windows_per_batch
 from kd_jax.models.unet import UNet
 from kd_jax.outputs import OUTSIDE, to_classes, to_probabilities
+from kd_jax.windows import window_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +156,10 @@ def segment_case(
     """Segment one case that has every modality of the networks. Its label is not read.
 
     The case is read once per spacing and set of modalities among the members. Held are what reading takes, a sum of
-    logits on the original grid, and sums and weights of one network at a time. Of these what is larger than
-    `storage.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel
-    and a few times `storage.SLAB`: 1000³ voxels and four channels keep 36 GB on disk.
+    logits on the original grid, and the logits of one network at a time. Of these what is larger than
+    `storage.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel,
+    a few times `storage.SLAB` and what `inference` has on the device: 1000³ voxels and four channels keep 32 GB on
+    disk.
 
     Args:
       segmenter: from `load_segmenter`.

@@ -15,9 +15,12 @@ from kd_jax.distill import (
     Measurements,
     Networks,
     Params,
+    Seen,
+    Targets,
     distillation_loss,
     init_params,
     joint_loss,
+    make_targets,
     named,
     segment,
     select_modalities,
@@ -107,13 +110,31 @@ def joint_update(
     batch: Batch,
     axis_name: str | None,
 ) -> tuple[NetworkState, NetworkState, Measurements]:
-    """Both networks move at once, from one backward pass."""
-    params = state.teacher.params, state.student.params
-    grads, measurements = jax.grad(joint_loss, has_aux=True)(params, networks, config, batch, axis_name)
+    """Both networks move at once, by the gradient of `joint_loss`."""
+    if config.distillation.stop_gradient:
+        grads, measurements = _gradient_in_turn(state, networks, config, batch, axis_name)
+    else:
+        params = state.teacher.params, state.student.params
+        grads, measurements = jax.grad(joint_loss, has_aux=True)(params, networks, config, batch, axis_name)
     teacher, teacher_norm = descend(state.teacher, mean_over(grads[0], axis_name), optimiser)
     student, student_norm = descend(state.student, mean_over(grads[1], axis_name), optimiser)
     norms = {"teacher/gradient_norm": teacher_norm, "student/gradient_norm": student_norm}
     return teacher, student, measurements | norms
+
+
+def _gradient_in_turn(
+    state: TrainState, networks: Networks, config: Config, batch: Batch, axis_name: str | None
+) -> tuple[tuple[Params, Params], Measurements]:
+    """The gradient of `joint_loss` where nothing of the student moves the teacher: one network after the other.
+
+    The activations of the one are gone when those of the other come, which halves the step's memory; the barrier
+    keeps the compiler from overlapping them again.
+    """
+    targets = make_targets(batch["label"], config)
+    teacher, seen = _teacher_gradient(state.teacher.params, networks, config, batch, targets, axis_name)
+    teacher, seen, batch, targets = lax.optimization_barrier((teacher, seen, batch, targets))
+    student, terms = _student_gradient(state.student.params, seen, networks, config, batch, targets, axis_name)
+    return (teacher, student), {**named("teacher", seen.measurements), **terms}
 
 
 def alternating_update(
@@ -125,16 +146,13 @@ def alternating_update(
     axis_name: str | None,
 ) -> tuple[NetworkState, NetworkState, Measurements]:
     """The teacher moves first; the student then follows the moved teacher, which is held still."""
-
-    def teacher_loss(params: Params) -> tuple[Float[Array, ""], Measurements]:
-        seen = segment(networks.teacher, params, config.teacher, config.loss, batch, axis_name)
-        return seen.loss, seen.measurements
-
-    grads, terms = jax.grad(teacher_loss, has_aux=True)(state.teacher.params)
+    targets = make_targets(batch["label"], config)
+    grads, seen = _teacher_gradient(state.teacher.params, networks, config, batch, targets, axis_name)
     teacher, norm = descend(state.teacher, mean_over(grads, axis_name), optimiser)
     moved = TrainState(state.step, teacher, state.student)
     _, student, measurements = student_update(moved, networks, config, optimiser, batch, axis_name)
-    return teacher, student, {**measurements, **named("teacher", terms), "teacher/gradient_norm": norm}
+    terms = named("teacher", seen.measurements)
+    return teacher, student, {**measurements, **terms, "teacher/gradient_norm": norm}
 
 
 def student_update(
@@ -146,16 +164,42 @@ def student_update(
     axis_name: str | None,
 ) -> tuple[NetworkState, NetworkState, Measurements]:
     """The student moves alone; the teacher's loss is measured, and its latent is what the student is pulled to."""
-    teacher = segment(networks.teacher, state.teacher.params, config.teacher, config.loss, batch, axis_name)
+    targets = make_targets(batch["label"], config)
+    teacher = segment(networks.teacher, state.teacher.params, config.teacher, config.loss, batch, targets, axis_name)
+    grads, terms = _student_gradient(state.student.params, teacher, networks, config, batch, targets, axis_name)
+    student, norm = descend(state.student, mean_over(grads, axis_name), optimiser)
+    return state.teacher, student, {**named("teacher", teacher.measurements), **terms, "student/gradient_norm": norm}
 
-    def student_loss(params: Params) -> tuple[Float[Array, ""], Measurements]:
-        seen = segment(networks.student, params, config.student, config.loss, batch, axis_name)
+
+def _teacher_gradient(
+    params: Params, networks: Networks, config: Config, batch: Batch, targets: Targets, axis_name: str | None
+) -> tuple[Params, Seen]:
+    """Of the teacher's own loss; and what it made of the batch."""
+
+    def loss(params: Params) -> tuple[Float[Array, ""], Seen]:
+        seen = segment(networks.teacher, params, config.teacher, config.loss, batch, targets, axis_name)
+        return seen.loss, seen
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def _student_gradient(
+    params: Params,
+    teacher: Seen,
+    networks: Networks,
+    config: Config,
+    batch: Batch,
+    targets: Targets,
+    axis_name: str | None,
+) -> tuple[Params, Measurements]:
+    """Of the student's own loss and the pull towards the teacher's latent; and their terms."""
+
+    def loss(params: Params) -> tuple[Float[Array, ""], Measurements]:
+        seen = segment(networks.student, params, config.student, config.loss, batch, targets, axis_name)
         pull, parts = distillation_loss(networks, params, config, teacher.bottleneck, seen.bottleneck, axis_name)
         return seen.loss + pull, {**named("student", seen.measurements), **parts}
 
-    grads, terms = jax.grad(student_loss, has_aux=True)(state.student.params)
-    student, norm = descend(state.student, mean_over(grads, axis_name), optimiser)
-    return state.teacher, student, {**named("teacher", teacher.measurements), **terms, "student/gradient_norm": norm}
+    return jax.grad(loss, has_aux=True)(params)
 
 
 _UPDATES = {"joint": joint_update, "alternating": alternating_update, "student": student_update}

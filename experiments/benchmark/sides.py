@@ -9,22 +9,35 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from experiments.benchmark.figures import Figure
 
+_LINES_SHOWN = 20
+"""Of what a side that failed wrote to standard error."""
+
 
 @dataclass(frozen=True)
 class Side:
-    """Who competes: a factory of a `Workload`, "module:function", its settings and extra environment variables."""
+    """Who competes.
+
+    Attributes:
+      factory: of its `Workload`, "module:function".
+      settings: the factory's arguments.
+      environment: extra environment variables.
+      patience: seconds it may take to set up and run once, and for every further run; none waits for ever.
+    """
 
     factory: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    patience: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +75,16 @@ class SideError(RuntimeError):
 
 
 def compare(sides: Mapping[str, Side], rounds: int) -> dict[str, Measured]:
-    """Runs all sides once to warm up, then `rounds` times in turn.
+    """Sets up and runs each side once, one after the other, then all `rounds` times in turn.
 
     Raises:
       SideError: one of them failed.
     """
     with ExitStack() as stack:
-        running = {name: stack.enter_context(_Process(name, side)) for name, side in sides.items()}
-        begun = {name: process.answer() for name, process in running.items()}
+        running, begun = {}, {}
+        for name, side in sides.items():
+            running[name] = stack.enter_context(_Process(name, side))
+            begun[name] = running[name].answer()
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
         for turn in range(rounds):
             order = list(sides) if turn % 2 == 0 else list(reversed(list(sides)))
@@ -112,11 +127,13 @@ class _Process:
     """A running side; leaving its context ends it."""
 
     def __init__(self, name: str, side: Side) -> None:
-        self.name = name
+        self.name, self._patience = name, side.patience
+        self._messages = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed on leaving; a pipe would fill
         self._process = subprocess.Popen(
             [sys.executable, "-m", "experiments.benchmark.worker", side.factory, json.dumps(dict(side.settings))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._messages,
             text=True,
             env={**os.environ, **side.environment},
         )
@@ -129,9 +146,12 @@ class _Process:
     ) -> None:
         if error is not None:
             self._process.kill()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
+        self._messages.close()
 
     def ask(self) -> dict[str, Any]:
         """One more run."""
@@ -143,7 +163,20 @@ class _Process:
     def answer(self) -> dict[str, Any]:
         """The next line it says."""
         assert self._process.stdout is not None
+        alarm = threading.Timer(self._patience or threading.TIMEOUT_MAX, self._process.kill)
+        alarm.daemon = True
+        alarm.start()
         line = self._process.stdout.readline()
+        too_late = not alarm.is_alive()
+        alarm.cancel()
         if not line:
-            raise SideError(f"{self.name} ended with status {self._process.wait()}; its own message is above")
+            raise SideError(self._complaint(too_late))
         return json.loads(line)
+
+    def _complaint(self, too_late: bool) -> str:
+        if too_late:
+            return f"{self.name} took longer than {self._patience:g} s"
+        status = self._process.wait()
+        self._messages.seek(0)
+        last = self._messages.read().splitlines()[-_LINES_SHOWN:]
+        return "\n".join([f"{self.name} ended with status {status}:", *last])

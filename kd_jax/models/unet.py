@@ -5,23 +5,26 @@ convolution (bias), InstanceNorm (affine), LeakyReLU; strided convolution down; 
 concatenation (up, skip); a 1×1×1 head at every decoder level. All modules are stateless: `init` and `apply`.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float
 
-from kd_jax.config import AXES, NetworkConfig
+from kd_jax.config import AXES, NetworkConfig, Remat
+from kd_jax.models.folding import choose_folds, conv3d_folded, conv3d_of_two, head_folded, refold, up_conv3d_folded
+from kd_jax.models.lean import KEPT, lean_norm
 from kd_jax.models.operators import (
     NEGATIVE_SLOPE,
     Triple,
     average_pool3d,
-    conv3d,
     instance_norm,
     instance_norm_leaky_relu,
     leaky_relu,
-    up_conv3d,
 )
 
 _HE = 2 / (1 + NEGATIVE_SLOPE**2)
@@ -33,6 +36,9 @@ _up_kernel_init = variance_scaling(_HE, "fan_in", "normal", in_axis=-1, out_axis
 class ConvBlock(nn.Module):
     """Convolution, InstanceNorm, LeakyReLU: [N, D, H, W, C] to [N, D/s, H/s, W/s, features].
 
+    The convolution's bias is a parameter, as in nnU-Net's checkpoints, and the norm takes it out again: it is
+    never added, and its gradient is exactly zero.
+
     Attributes:
       features: output channels.
       kernel: kernel size.
@@ -41,6 +47,8 @@ class ConvBlock(nn.Module):
       bias: whether the convolution has one.
       activate: whether LeakyReLU follows the norm.
       scale_init: initial scale of the norm.
+      lean: keep the convolution's output alone for the backward pass (see `lean`).
+      folds: how the input and the output are folded (see `folding`).
     """
 
     features: int
@@ -50,16 +58,30 @@ class ConvBlock(nn.Module):
     bias: bool = True
     activate: bool = True
     scale_init: Any = nn.initializers.ones
+    lean: bool = False
+    folds: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n p q r o"]:
-        """Applies the block in `dtype`."""
-        kernel = self.param("kernel", _kernel_init, (*self.kernel, x.shape[-1], self.features))
-        y = conv3d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+    def __call__(
+        self, x: Float[Array, "n d h _w _c"], beside: Float[Array, "n d h _w _b"] | None = None
+    ) -> Float[Array, "n p q _r _o"]:
+        """Applies the block in `dtype`, to two arrays side by side in channels if there is one `beside`."""
+        fold, out_fold = self.folds
+        channels = (x.shape[-1] + (0 if beside is None else beside.shape[-1])) // fold
+        kernel = self.param("kernel", _kernel_init, (*self.kernel, channels, self.features)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = (
+            conv3d_folded(x, kernel, self.stride, fold, out_fold)
+            if beside is None
+            else conv3d_of_two(x, beside.astype(self.dtype), kernel, fold)
+        )
+        y = checkpoint_name(y, KEPT[0])
         if self.bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            self.param("bias", nn.initializers.zeros, (self.features,))
         scale = self.param("norm_scale", self.scale_init, (self.features,))
         shift = self.param("norm_bias", nn.initializers.zeros, (self.features,))
+        if self.lean or out_fold > 1:
+            return lean_norm(y, scale, shift, out_fold, self.activate)
         return (instance_norm_leaky_relu if self.activate else instance_norm)(y, scale, shift)
 
 
@@ -74,45 +96,51 @@ class ResidualBlock(nn.Module):
     kernel: Triple
     stride: Triple
     dtype: Any
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n p q r o"]:
         """[N, D, H, W, C] to [N, D/s, H/s, W/s, features]."""
-        y = ConvBlock(self.features, self.kernel, self.stride, self.dtype, name="conv1")(x)
         zeros, one = nn.initializers.zeros, (1, 1, 1)
-        y = ConvBlock(self.features, self.kernel, one, self.dtype, activate=False, scale_init=zeros, name="conv2")(y)
+        block = partial(ConvBlock, self.features, dtype=self.dtype, lean=self.lean)
+        y = block(self.kernel, self.stride, name="conv1")(x)
+        y = block(self.kernel, one, activate=False, scale_init=zeros, name="conv2")(y)
         skip = x if self.stride == one else average_pool3d(x, self.stride)
         if x.shape[-1] != self.features:
-            skip = ConvBlock(self.features, one, one, self.dtype, bias=False, activate=False, name="skip")(skip)
+            skip = block(one, one, bias=False, activate=False, name="skip")(skip)
         return leaky_relu(y + skip)
 
 
 class UpConv(nn.Module):
-    """Transposed convolution with kernel = stride and bias."""
+    """Transposed convolution with kernel = stride and bias; `folds` as in `ConvBlock`."""
 
     features: int
     stride: Triple
     dtype: Any
+    folds: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n p q r o"]:
+    def __call__(self, x: Float[Array, "n d h _w _c"]) -> Float[Array, "n p q _r _o"]:
         """[N, D, H, W, C] to [N, sD, sH, sW, features]."""
-        kernel = self.param("kernel", _up_kernel_init, (*self.stride, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return up_conv3d(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        fold, out_fold = self.folds
+        kernel = self.param("kernel", _up_kernel_init, (*self.stride, x.shape[-1] // fold, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        y = up_conv3d_folded(x.astype(self.dtype), kernel.astype(self.dtype), fold, out_fold)
+        return checkpoint_name(y + jnp.concatenate([bias] * out_fold), KEPT[0])
 
 
 class Head(nn.Module):
-    """1×1×1 convolution with bias to class logits, float32."""
+    """1×1×1 convolution with bias to class logits, float32, of an array folded by `fold` to a plain one."""
 
     classes: int
+    fold: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
+    def __call__(self, x: Float[Array, "n d h _w _c"]) -> Float[Array, "n d h w k"]:
         """[N, D, H, W, C] to [N, D, H, W, classes]."""
-        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.classes))
+        kernel = self.param("kernel", _kernel_init, (x.shape[-1] // self.fold, self.classes))
         bias = self.param("bias", nn.initializers.zeros, (self.classes,))
-        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+        return head_folded(x, kernel.astype(x.dtype), self.fold) + bias
 
 
 class UNet(nn.Module):
@@ -122,13 +150,17 @@ class UNet(nn.Module):
       config: stages, features, kernels, strides, kind of encoder, convolutions per stage, reversed axes.
       classes: number of output channels, background included where there is one.
       dtype: precision of activations; parameters, norms' statistics and logits are float32.
-      remat: recompute every block in the backward pass instead of keeping its activations.
+      remat: what the backward pass computes again instead of keeping it: nothing ("none"), norms and activations
+        ("norms"), or whole blocks with their convolutions ("blocks"). Numbers stay the same.
+      fold: most neighbours that a fine stage folds into channels (see `folding`); 1 folds nowhere. A residual
+        encoder is not folded, nor the decoder behind it. Numbers and parameters stay the same.
     """
 
     config: NetworkConfig
     classes: int
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
+    fold: int = 1
 
     @nn.compact
     def __call__(
@@ -145,42 +177,68 @@ class UNet(nn.Module):
           bottleneck, [N, D/S, H/S, W/S, F] in `dtype`. All have the directions of `x`, whichever axes
           the network itself sees reversed.
         """
-        skips = self._encode(self._reverse(x))
-        bottleneck = skips[-1]
-        logits = self._decode(skips)
+        run = UNet._run
+        if self.remat == "norms":
+            run = nn.remat(run, policy=jax.checkpoint_policies.save_only_these_names(*KEPT))
+        logits, bottleneck = run(self, self._reverse(x))
         return [self._reverse(level) for level in logits], self._reverse(bottleneck)
 
     def _reverse(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w c"]:
         axes = [1 + AXES.index(axis) for axis in self.config.reversed_axes]
         return jnp.flip(x, axes) if axes else x
 
-    def _encode(self, x: Float[Array, "n d h w c"]) -> list[Float[Array, "n _d _h _w _c"]]:
-        """Output of every encoder stage, finest first."""
-        config, block = self.config, self._block(ConvBlock)
-        stage_block = block if config.encoder == "plain" else self._block(ResidualBlock)
-        if config.encoder == "residual":
-            x = block(config.features[0], config.stage_kernels[0], (1, 1, 1), self.dtype, name="stem")(x)
+    def _run(
+        self, x: Float[Array, "n d h w c"]
+    ) -> tuple[list[Float[Array, "n _d _h _w k"]], Float[Array, "n p q r f"]]:
+        config = self.config
+        most = self.fold if config.encoder == "plain" else 1
+        folds = choose_folds(config.features, config.stage_strides, x.shape[3], most)
+        skips = self._encode(refold(x, 1, folds[0]), folds)
+        return self._decode(skips, folds), refold(skips[-1], folds[-1], 1)
+
+    def _encode(self, x: Float[Array, "n d h _w _c"], folds: tuple[int, ...]) -> list[Float[Array, "n _d _h _w _c"]]:
+        """Output of every encoder stage, finest first, folded by `folds`."""
+        if self.config.encoder == "residual":
+            return self._encode_residual(x)
+        config, block, skips = self.config, self._block(ConvBlock), []
+        for i, features in enumerate(config.features):
+            for j in range(config.stage_convs_encoder[i]):
+                stride, fold = (config.stage_strides[i], folds[max(i - 1, 0)]) if j == 0 else ((1, 1, 1), folds[i])
+                name = f"encoder_{i}_{j}"
+                x = block(features, config.stage_kernels[i], stride, folds=(fold, folds[i]), name=name)(x)
+            skips.append(x)
+        return skips
+
+    def _encode_residual(self, x: Float[Array, "n d h w c"]) -> list[Float[Array, "n _d _h _w _c"]]:
+        config, block = self.config, self._block(ResidualBlock)
+        x = self._block(ConvBlock)(config.features[0], config.stage_kernels[0], (1, 1, 1), name="stem")(x)
         skips = []
         for i, features in enumerate(config.features):
             for j in range(config.stage_convs_encoder[i]):
                 stride = config.stage_strides[i] if j == 0 else (1, 1, 1)
-                x = stage_block(features, config.stage_kernels[i], stride, self.dtype, name=f"encoder_{i}_{j}")(x)
+                x = block(features, config.stage_kernels[i], stride, name=f"encoder_{i}_{j}")(x)
             skips.append(x)
         return skips
 
-    def _decode(self, skips: list[Float[Array, "n _d _h _w _c"]]) -> list[Float[Array, "n _d _h _w k"]]:
+    def _decode(
+        self, skips: list[Float[Array, "n _d _h _w _c"]], folds: tuple[int, ...]
+    ) -> list[Float[Array, "n _d _h _w k"]]:
         """Logits of every decoder level, finest first."""
         config, block = self.config, self._block(ConvBlock)
         *skips, x = skips
         logits = []
         for i in reversed(range(len(skips))):
-            x = UpConv(config.features[i], config.stage_strides[i + 1], self.dtype, name=f"up_{i}")(x)
-            x = jnp.concatenate([x, skips[i]], axis=-1)
+            features, stride, fold = config.features[i], config.stage_strides[i + 1], folds[i]
+            x = UpConv(features, stride, self.dtype, (folds[i + 1], fold), name=f"up_{i}")(x)
             for j in range(config.stage_convs_decoder[i]):
-                name = f"decoder_{i}_{j}"
-                x = block(config.features[i], config.stage_kernels[i], (1, 1, 1), self.dtype, name=name)(x)
-            logits.append(Head(self.classes, name=f"head_{i}")(x))
+                convolve = block(
+                    features, config.stage_kernels[i], (1, 1, 1), folds=(fold, fold), name=f"decoder_{i}_{j}"
+                )
+                x = convolve(x, skips[i]) if j == 0 else convolve(x)
+            logits.append(Head(self.classes, fold, name=f"head_{i}")(x))
         return logits[::-1]
 
     def _block(self, block: Any) -> Any:
-        return nn.remat(block) if self.remat else block
+        """A kind of block in the precision and with the rematerialisation of this network."""
+        block = nn.remat(block) if self.remat == "blocks" else block
+        return partial(block, dtype=self.dtype, lean=self.remat == "norms")

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from data_pipeline.conventions import REGION_CLASSES
 from kd_jax.metrics import (
     MISSING_REGION_HD95_MM,
     REGIONS,
+    RegionScores,
     dice,
     hd95,
     region_scores,
@@ -231,3 +233,25 @@ def test_the_difference_of_paired_means_is_the_mean_difference(seeds):
     for region in REGIONS:
         first, second, difference = (side[region]["hd95_mm"] for side in paired)
         assert difference.mean == pytest.approx(first.mean - second.mean, nan_ok=True)
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_the_scores_of_a_case_are_those_of_its_regions(first, second):
+    """Cropping to what is not background changes nothing, specificity included."""
+
+    def nested(seed):
+        field = blob(seed, quantile=0.9).astype(np.uint8) + blob(seed, quantile=0.95) + blob(seed, quantile=0.98)
+        return np.pad(np.array([0, 2, 1, 3], np.uint8)[field], ((3, 1), (0, 2), (4, 0)))
+
+    prediction, reference, spacing = nested(first), nested(second), (1.0, 2.0, 0.5)
+    for region, scores in region_scores(prediction, reference, spacing, "nan").items():
+        a, b = (np.isin(classes, REGION_CLASSES[region]) for classes in (prediction, reference))
+        assert scores == RegionScores(
+            dice(a, b),
+            hd95(a, b, spacing),
+            sensitivity(a, b),
+            specificity(a, b),
+            volume_ml(a, spacing),
+            volume_ml(b, spacing),
+        )

@@ -6,11 +6,26 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from kd_jax.distill import build_networks, distillation_loss, joint_loss, segment, segmentation_loss
+from kd_jax.distill import (
+    build_networks,
+    distillation_loss,
+    joint_loss,
+    make_targets,
+    segment,
+    segmentation_loss,
+)
 from kd_jax.losses import barlow_twins
 from kd_jax.outputs import region_truth
 from kd_jax.parallel import AXIS, map_over_devices, replicate, shard
-from kd_jax.step import init_state, make_optimiser, make_schedule, make_train_step, make_validation_step, region_counts
+from kd_jax.step import (
+    descend,
+    init_state,
+    make_optimiser,
+    make_schedule,
+    make_train_step,
+    make_validation_step,
+    region_counts,
+)
 from tests.kd_jax.tiny import tiny_batch, tiny_config
 
 
@@ -58,10 +73,11 @@ def one_device(config):
 
 def test_stop_gradient_leaves_exactly_no_barlow_gradient_in_the_teacher(config, state, batch):
     networks = build_networks(config, None)
+    targets = make_targets(batch["label"], config)
 
     def barlow(params):
         bottlenecks = [
-            segment(module, side, settings, config.loss, batch, None).bottleneck
+            segment(module, side, settings, config.loss, batch, targets, None).bottleneck
             for module, side, settings in zip(networks[:2], params, (config.teacher, config.student), strict=True)
         ]
         return distillation_loss(networks, params[1], config, *bottlenecks, None)[0]
@@ -179,6 +195,47 @@ def test_barlow_value_and_gradient_on_two_devices_equal_one_device():
     # Each device differentiates its own copy of the loss; the mean over devices is the gradient (see mean_over).
     for share, whole in zip(shares, grads, strict=True):
         np.testing.assert_allclose(share.reshape(64, 12) / 2, whole, atol=1e-6 * np.abs(whole).max())
+
+
+def test_one_network_after_the_other_moves_both_by_the_gradient_of_the_joint_loss(config, state, batch, one_device):
+    after, measured = one_device(state, batch)
+    grads = _gradients(config, state, batch)
+    optimiser = make_optimiser(config.optimiser, make_schedule(config))
+    for name, gradient in zip(("teacher", "student"), grads, strict=True):
+        expected, norm = jax.jit(lambda side, g: descend(side, g, optimiser))(getattr(state, name), gradient)
+        _assert_trees(getattr(after, name).params, expected.params, 1e-6)
+        assert measured[f"{name}/gradient_norm"] == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_layout_and_rematerialisation_change_neither_the_step_nor_the_state(state, batch, one_device):
+    config = tiny_config(train={"remat": "norms", "fold": 4})
+    networks = build_networks(config, None)
+    assert networks.teacher.fold == 4 and networks.student.remat == "norms"
+    after, measured = jax.jit(make_train_step(networks, config, None))(state, batch)
+    expected, as_measured = one_device(state, batch)
+    _assert_trees(after, expected, 1e-5)
+    for name, value in as_measured.items():
+        np.testing.assert_allclose(measured[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_targets_are_made_once_per_shape_for_both_networks(batch):
+    config = tiny_config()
+    targets = make_targets(batch["label"], config)
+    assert sorted(targets) == [(8, 8, 8), (16, 16, 16)]
+    np.testing.assert_array_equal(targets[8, 8, 8], batch["label"][:, 1::2, 1::2, 1::2])
+    regions = make_targets(batch["label"], tiny_config(loss={"segmentation": "dice_bce", "deep_supervision": False}))
+    assert list(regions) == [(16, 16, 16)]
+    np.testing.assert_array_equal(regions[16, 16, 16], region_truth(batch["label"]))
+
+
+@pytest.mark.parametrize(("old", "remat"), [(False, "none"), (True, "blocks"), ("true", "blocks"), ("norms", "norms")])
+def test_rematerialisation_of_older_runs_is_understood(old, remat):
+    assert tiny_config(train={"remat": old}).train.remat == remat
+
+
+def test_automatic_settings_are_plain_off_a_tpu():
+    network = build_networks(tiny_config(), None).student
+    assert (network.remat, network.fold) == ("none", 1)
 
 
 def test_the_same_seed_gives_bitwise_the_same_run(config, state, batch, one_device):

@@ -112,30 +112,72 @@ def test_anisotropic_shapes(patch, strides, kernels, expected):
 @pytest.mark.parametrize(("encoder", "blocks"), [("plain", 3), ("residual", 4)])
 def test_every_block_is_recomputed(encoder, blocks):
     # Two encoder stages, one decoder stage, and the residual encoder's stem.
-    module = UNet(NetworkConfig(features=(4, 6), encoder=encoder), 4, remat=True)
+    module = UNet(NetworkConfig(features=(4, 6), encoder=encoder), 4, remat="blocks")
     x = jnp.zeros((1, 8, 8, 8, 4))
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    kept = jax.eval_shape(module.clone(remat=False).init, jax.random.key(0), x)
+    kept = jax.eval_shape(module.clone(remat="none").init, jax.random.key(0), x)
     assert jax.tree.structure(variables) == jax.tree.structure(kept)
     assert str(jax.make_jaxpr(module.apply)(variables, x)).count("prevent_cse=") == blocks
 
 
-def test_remat_and_precision_do_not_change_parameters_and_numbers():
+LAYOUTS = {
+    "plain": {},
+    "anisotropic": {"strides": ((1, 1, 1), (2, 2, 1)), "kernels": ((3, 3, 1), (1, 3, 5)), "convs_encoder": 2},
+    "residual": {"encoder": "residual"},
+    "reversed": {"reversed_axes": ("x", "z"), "features": (3, 60)},
+}
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+def test_layout_and_rematerialisation_do_not_change_parameters_and_numbers(family):
+    config = NetworkConfig(**{"features": (4, 6), "modalities": ("flair", "t1ce"), **LAYOUTS[family]})
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 4, 4, 8, 2)).astype(np.float32)
+    variables = jax.jit(UNet(config, 4).init)(jax.random.key(1, impl="rbg"), x)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), variables)
+
+    def evaluate(**options):
+        module = UNet(config, 4, **options)
+        shapes = jax.eval_shape(module.init, jax.random.key(1), x)
+        assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+
+        def loss(variables):
+            logits, bottleneck = module.apply(variables, x)
+            waves = [jnp.sin((i + 1) * level).sum() for i, level in enumerate(logits)]
+            return sum(waves) + jnp.cos(bottleneck).sum(), (logits, bottleneck)
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, has_aux=True))(variables))
+
+    options = {"remat": "blocks", "fold": 2} if family == "plain" else {"remat": "norms", "fold": 4}
+    for ours, plain in zip(evaluate(**options), evaluate(), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5 * max(1, np.abs(plain).max()))
+
+
+def test_norms_are_recomputed_and_convolutions_kept():
+    config = NetworkConfig(features=(4, 6), modalities=("flair",))
+    x = jnp.zeros((1, 8, 8, 8, 1))
+    module = UNet(config, 4, remat="norms", fold=2)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+
+    def convolutions(remat):
+        loss = lambda v: module.clone(remat=remat).apply(v, x)[0][0].sum()  # noqa: E731
+        lowered = jax.jit(jax.grad(loss)).trace(variables).lower(lowering_platforms=("tpu",))
+        return lowered.as_text().count("stablehlo.convolution")
+
+    assert convolutions("norms") == convolutions("none") < convolutions("blocks")
+
+
+def test_low_precision_is_that_of_activations_alone():
     config = NetworkConfig(features=(4, 6), modalities=("flair",))
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
-    plain, remat = UNet(config, 4), UNet(config, 4, remat=True)
+    plain = UNet(config, 4)
     variables = jax.jit(plain.init)(jax.random.key(1), x)
-    assert jax.tree.structure(variables) == jax.tree.structure(jax.eval_shape(remat.init, jax.random.key(1), x))
-    loss = lambda module: lambda v: jnp.sum(jnp.square(module.apply(v, x)[0][0]))  # noqa: E731
-    ours, theirs = (jax.tree.leaves(jax.jit(jax.grad(loss(module)))(variables)) for module in (remat, plain))
-    largest = max(np.abs(leaf).max() for leaf in theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * largest)
-    low = UNet(config, 4, dtype=jnp.bfloat16)
-    logits, bottleneck = jax.jit(low.apply)(variables, x)
-    assert logits[0].dtype == jnp.float32 and bottleneck.dtype == jnp.bfloat16
     exact = jax.jit(plain.apply)(variables, x)[0][0]
-    assert np.abs(logits[0] - exact).max() < 0.05 * np.abs(exact).max()
+    for options in ({}, {"remat": "norms", "fold": 4}):
+        low = UNet(config, 4, jnp.bfloat16, **options)
+        logits, bottleneck = jax.jit(low.apply)(variables, x)
+        assert logits[0].dtype == jnp.float32 and bottleneck.dtype == jnp.bfloat16
+        assert np.abs(logits[0] - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_initialisation_is_he_normal_with_zero_bias():

@@ -1,0 +1,87 @@
+"""The case that all sides segment, without JAX or PyTorch: its size, its network, its images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float32
+
+from data_pipeline.conventions import CLASSES, Modality
+from kd_jax.config import NetworkConfig
+
+Shape3 = tuple[int, int, int]
+
+OUTPUTS = len(CLASSES)
+CONVOLUTION_FEATURES = 4
+WEIGHTS_FILE = "weights.npz"
+EVERY = 4
+"""Along each axis one voxel of so many is compared: enough to tell sides apart, and quick."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case and what is applied to it.
+
+    Attributes:
+      shape: voxels of the case.
+      patch: of a window.
+      modalities: what the network sees.
+      features: of a U-Net with two convolutions per stage, as nnU-Net plans it; none is a single convolution with norm,
+        LeakyReLU and head, which leaves little but the work around the network.
+      mirror: axes of test-time mirroring.
+    """
+
+    shape: Shape3
+    patch: Shape3
+    modalities: tuple[Modality, ...]
+    features: tuple[int, ...] = ()
+    mirror: tuple[int, ...] = ()
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The U-Net."""
+        return NetworkConfig(self.modalities, self.features, convs_encoder=(2,), convs_decoder=(2,))
+
+
+TEACHER: tuple[Modality, ...] = ("t1", "t1ce", "t2", "flair")
+STUDENT: tuple[Modality, ...] = ("flair", "t1ce")
+NNUNET = 32, 64, 128, 256, 320, 320
+"""Features of nnU-Net's plan for BraTS."""
+BRATS: Shape3 = (240, 240, 155)
+PATCH: Shape3 = (128, 128, 128)
+HALF_PATCH: Shape3 = (64, 64, 64)
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "teacher": Task(BRATS, PATCH, TEACHER, NNUNET),
+        "student": Task(BRATS, PATCH, STUDENT, NNUNET),
+        "teacher, mirrored": Task((96, 96, 64), HALF_PATCH, TEACHER, NNUNET, (0, 1, 2)),
+        "student, mirrored": Task((96, 96, 64), HALF_PATCH, STUDENT, NNUNET, (0, 1, 2)),
+        "one convolution": Task(BRATS, PATCH, STUDENT),
+        "one convolution, mirrored": Task((136, 170, 140), PATCH, STUDENT, (), (0, 1, 2)),
+        "small": Task((24, 20, 18), (16, 16, 16), STUDENT, (4, 6), (0, 1, 2)),
+        "small, one convolution": Task((24, 20, 18), (16, 16, 16), STUDENT),
+    }
+)
+"""On a CPU a whole case takes minutes, so eight mirrorings are measured on four windows of an eighth the size."""
+
+
+def draw_images(shape: Sequence[int], channels: int, seed: int) -> Float32[np.ndarray, "d h w c"]:
+    """Noise, which costs what images cost."""
+    return np.random.default_rng(seed).standard_normal((*shape, channels), np.float32)
+
+
+def draw_convolution(channels: int, seed: int) -> tuple[Float32[np.ndarray, "3 3 3 c 4"], Float32[np.ndarray, "4 k"]]:
+    """Kernel and head of the single convolution."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.standard_normal((3, 3, 3, channels, CONVOLUTION_FEATURES), np.float32) / (27 * channels) ** 0.5
+    return kernel, rng.standard_normal((CONVOLUTION_FEATURES, OUTPUTS), np.float32)
+
+
+def keep(folder: Path, side: str, logits: Float32[np.ndarray, "d h w k"]) -> float:
+    """Writes down every few voxels of a side's logits, [D, H, W, K], and returns the mean size of what it wrote."""
+    few = np.ascontiguousarray(logits[::EVERY, ::EVERY, ::EVERY], np.float32)
+    np.save(folder / f"{side}.npy", few)
+    return float(np.abs(few).mean())

@@ -1,0 +1,46 @@
+"""Every ratio of a run as a bar on a logarithmic axis."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from data_pipeline.files import write_atomically
+from experiments.benchmark.figures import Part
+
+_AHEAD, _BEHIND = "#0072B2", "#D55E00"
+"""Blue and vermilion of Okabe and Ito (2008)."""
+_WIDTH, _BAR, _MARGINS, _DPI = 10.0, 0.34, 1.3, 120  # inches, and dots per inch
+_ROOM = 1.7  # beside the longest bar, for its number
+
+
+def draw(parts: Mapping[str, Part], path: Path) -> None:
+    """Writes a PNG: bars to the right of 1 are ours faster or smaller.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    bars = [(f"{n}: {f.name}", f.ratio) for n, part in parts.items() for f in part.figures if f.ratio is not None]
+    canvas = Canvas(figsize=(_WIDTH, _MARGINS + _BAR * max(1, len(bars))), dpi=_DPI, layout="constrained")
+    axes = canvas.add_subplot()
+    labels, ratios = [label for label, _ in bars], [ratio for _, ratio in bars]
+    drawn = axes.barh(
+        range(len(bars)), [r - 1 for r in ratios], left=1, color=[_AHEAD if r >= 1 else _BEHIND for r in ratios]
+    )
+    axes.bar_label(drawn, [f" {ratio:.3g} " for ratio in ratios], fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(min([0.5, *ratios]) / _ROOM, max([2.0, *ratios]) * _ROOM)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(bars)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("times faster, or smaller, than the best original (right of 1: ours is ahead)", fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    content = io.BytesIO()
+    canvas.savefig(content, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,64 @@
+"""Our side of the joint training step: the code of a run, from a batch on the host to moved parameters."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.benchmark.step_task import draw_batch, make_config
+from experiments.benchmark.workload import Workload
+from kd_jax.config import Config
+from kd_jax.distill import build_networks
+from kd_jax.nnunet.weights import convert_weights
+from kd_jax.parallel import AXIS, map_over_devices, replicate, shard
+from kd_jax.step import TrainState, init_state, make_train_step
+
+
+def joint_step(*, size: str, precision: str, seed: int, weights: str | None = None) -> Workload:
+    """A step on all local devices, each with its own copy of the batch; its value is the joint loss.
+
+    Args:
+      size: one of `step_task.SIZES`.
+      precision: float32 or bfloat16.
+      seed: of the batch, and of the weights where none are given.
+      weights: what `pytorch.joint_step` saved to start with; none draws them.
+    """
+    config = make_config(size, precision, seed)
+    networks = build_networks(config, AXIS)
+    state = init_state(networks, config)
+    if weights is not None and Path(weights).exists():
+        state = _with_weights(state, config, Path(weights))
+    state = replicate(state)
+    step = map_over_devices(make_train_step(networks, config, AXIS), donate=True)
+    image, labels = (np.stack([part] * jax.local_device_count()) for part in draw_batch(config, seed))
+
+    def run() -> float:
+        nonlocal state
+        state, measurements = step(state, shard({"image": image, "label": labels}))
+        values = {name: float(value) for name, value in jax.device_get(dict(measurements)).items()}
+        jax.block_until_ready(state)
+        pull = config.distillation.weight * values["barlow_twins/loss"]
+        return values["teacher/loss"] + values["student/loss"] + pull
+
+    return Workload(run, device_memory)
+
+
+def _with_weights(state: TrainState, config: Config, weights: Path) -> TrainState:
+    saved = np.load(weights)
+
+    def network(name: str) -> dict[str, object]:
+        prefix = f"{name}."
+        tensors = {key.removeprefix(prefix): saved[key] for key in saved.files if key.startswith(prefix)}
+        return {"network": convert_weights(tensors, getattr(config, name))}
+
+    teacher, student = (
+        replace(side, params=network(name)) for name, side in (("teacher", state.teacher), ("student", state.student))
+    )
+    return replace(state, teacher=teacher, student=student)
+
+
+def device_memory() -> int | None:
+    """Peak bytes of the first accelerator, or None on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return None if statistics is None else statistics.get("peak_bytes_in_use")

@@ -1,0 +1,72 @@
+"""Metrics of two masks that come from counting voxels."""
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool
+
+from kd_jax.metrics.surface import Spacing
+
+
+class Overlap(NamedTuple):
+    """Voxels of two masks, and of the volume they lie in; its metrics are NaN where undefined."""
+
+    both: int
+    predicted: int
+    present: int
+    volume: int
+
+    @classmethod
+    def of(
+        cls, prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"], volume: int | None = None
+    ) -> Self:
+        """Of two masks on one grid, which may be cropped from a `volume` of more voxels."""
+        both, predicted, present = (
+            int(np.count_nonzero(mask)) for mask in (prediction & reference, prediction, reference)
+        )
+        return cls(both, predicted, present, prediction.size if volume is None else volume)
+
+    @property
+    def dice(self) -> float:
+        """2 |A ∩ B| / (|A| + |B|) (Dice 1945); NaN if both are empty."""
+        return _ratio(2 * self.both, self.predicted + self.present)
+
+    @property
+    def sensitivity(self) -> float:
+        """True positives / reference voxels; NaN if the reference is empty."""
+        return _ratio(self.both, self.present)
+
+    @property
+    def specificity(self) -> float:
+        """True negatives / voxels outside the reference, over the whole volume; NaN if the reference fills it."""
+        return _ratio(self.volume - self.predicted - self.present + self.both, self.volume - self.present)
+
+
+def dice(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
+    """`Overlap.dice` of two masks on one grid."""
+    return Overlap.of(prediction, reference).dice
+
+
+def sensitivity(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
+    """`Overlap.sensitivity` of two masks on one grid."""
+    return Overlap.of(prediction, reference).sensitivity
+
+
+def specificity(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
+    """`Overlap.specificity` of two masks on one grid."""
+    return Overlap.of(prediction, reference).specificity
+
+
+def volume_ml(mask: Bool[np.ndarray, "d h w"], spacing: Spacing) -> float:
+    """Volume of a mask in millilitres."""
+    return millilitres(int(np.count_nonzero(mask)), spacing)
+
+
+def millilitres(voxels: int, spacing: Spacing) -> float:
+    """Volume of a number of voxels (1 ml = 1000 mm³)."""
+    return float(voxels * math.prod(spacing) / 1000)
+
+
+def _ratio(numerator: int, denominator: int) -> float:
+    return numerator / denominator if denominator else math.nan

@@ -187,10 +187,11 @@ def finish_patch(image: Image, label: Label) -> tuple[Image, Label]:
       Contiguous, channels-last copies, whatever views came in.
     """
     inside = label != OUTSIDE_BRAIN
-    weight = inside.astype(np.float32)
     finished = np.empty(image.shape, np.float32)
-    for c in range(image.shape[3]):
-        np.multiply(image[..., c], weight, out=finished[..., c])
+    for depth, plane in enumerate(finished):  # one is small enough for the cache to hold it until its last channel
+        weight = inside[depth].astype(np.float32)
+        for c in range(image.shape[3]):
+            np.multiply(image[depth, ..., c], weight, out=plane[..., c])
     return finished, np.ascontiguousarray(label * inside)
 
 

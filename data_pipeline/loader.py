@@ -143,7 +143,7 @@ def training_batches(
       InputError: no case; a case without label or without a needed modality; a batch that the devices cannot share
         equally; too little shared memory for the workers.
     """
-    groups = _process_groups(cases, settings, seed, settings.augmentation, local_devices, process_count)
+    groups = batches_on_demand(cases, settings, seed, settings.augmentation, local_devices, process_count)
     mine = groups[start_step * process_count + process_index :: process_count]
     if settings.workers == 0:
         return Batches(mine.to_iter_dataset(THREADS), workers=0)
@@ -170,19 +170,23 @@ def validation_batches(
     They have the shapes of `training_batches`, so nothing compiles anew; arguments and errors are the same. Cutting
     is cheap, so threads do it whatever `settings.workers` says.
     """
-    groups = _process_groups(cases, settings, seed, None, local_devices, process_count)
+    groups = batches_on_demand(cases, settings, seed, None, local_devices, process_count)
     return Batches(groups[process_index : steps * process_count : process_count].to_iter_dataset(THREADS), workers=0)
 
 
-def _process_groups(
+def batches_on_demand(
     cases: Sequence[PatchSource],
     settings: LoaderSettings,
     seed: int,
     augmentation: Augmentation | None,
-    local_devices: int,
-    process_count: int,
+    local_devices: int = 1,
+    process_count: int = 1,
 ) -> grain.MapDataset:
-    """The global stream cut into the part of process 0, of process 1, ... of step 0, of process 0 of step 1, ..."""
+    """Batches by number, each computed by the thread that asks for it.
+
+    They are the global stream cut into the part of process 0, of process 1, ... of step 0, of process 0 of step 1, ...
+    Arguments and errors are those of `training_batches`.
+    """
     _check_cases(cases, settings.modalities)
     _check_seed(seed)
     per_process = _patches_per_process(settings.batch, local_devices, process_count)
@@ -237,6 +241,8 @@ def _sample(
 
 def _stack(devices: int, patches: Sequence[Element]) -> Element:
     """Patches of one process and step to arrays [device, patch of the device, ...]."""
+    if len(patches) == 1:  # nothing to copy
+        return {name: array[None, None] for name, array in patches[0].items()}
     stacked = {name: np.stack([patch[name] for patch in patches]) for name in patches[0]}
     return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in stacked.items()}
 

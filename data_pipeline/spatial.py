@@ -79,7 +79,9 @@ def cut_patch(
     """
     box = read_box(images, start, patch, 0)
     planar = np.empty((images.shape[3], *patch), np.float32)
-    for depth, plane in enumerate(np.asarray(box)):  # one is small enough for the cache to hold it until its last channel
+    for depth, plane in enumerate(
+        np.asarray(box)
+    ):  # one is small enough for the cache to hold it until its last channel
         for c in range(planar.shape[0]):
             planar[c, depth] = plane[..., c]
     return np.moveaxis(planar, 0, -1), np.array(read_box(label, start, patch, OUTSIDE_BRAIN))

@@ -34,7 +34,9 @@ _AT_ONCE = 8192
 """Voxels whose scores fit the processor's cache."""
 
 
-def label_cells(label: UInt8[np.ndarray, "D H W"]) -> tuple[UInt8[np.ndarray, "a b c"], UInt8[np.ndarray, "a-1 b-1 c-1"]]:
+def label_cells(
+    label: UInt8[np.ndarray, "D H W"],
+) -> tuple[UInt8[np.ndarray, "a b c"], UInt8[np.ndarray, "a-1 b-1 c-1"]]:
     """The labels with a rim of OUTSIDE_BRAIN, AROUND voxels wide, and the one label of every cell of theirs.
 
     A cell is named by its lowest corner. Where its eight corners differ, it is MIXED.

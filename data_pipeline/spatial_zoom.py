@@ -62,8 +62,8 @@ def _zoom_image(
         plane = plane.reshape(plane.shape[0], -1)
         plane = _weighted(plane.take(rows, axis=0), plane.take(rows + 1, axis=0), row_weights)
         plane = plane.reshape(patch[1], -1, channels)
-        ends = (plane.take(columns + k, axis=1).reshape(patch[1], -1) for k in (0, 1))
-        plane = _weighted(*ends, column_weights).reshape(patch[1], patch[2], channels)
+        lower, upper = (plane.take(columns + k, axis=1).reshape(patch[1], -1) for k in (0, 1))
+        plane = _weighted(lower, upper, column_weights).reshape(patch[1], patch[2], channels)
         for c in range(channels):
             out[c, index] = plane[..., c]
     return np.moveaxis(out, 0, -1)

@@ -77,8 +77,9 @@ def init_params(networks: Networks, config: Config, key: Array) -> tuple[Params,
     """
     keys = jax.random.split(key, 4)
     patch = config.data.patch
-    teacher = networks.teacher.init(keys[0], jnp.zeros((1, *patch, len(config.teacher.channels))))["params"]
-    student = networks.student.init(keys[1], jnp.zeros((1, *patch, len(config.student.channels))))["params"]
+    # Compiled, the forward pass that `init` also runs is found to be of no use.
+    teacher = jax.jit(networks.teacher.init)(keys[0], jnp.zeros((1, *patch, len(config.teacher.channels))))["params"]
+    student = jax.jit(networks.student.init)(keys[1], jnp.zeros((1, *patch, len(config.student.channels))))["params"]
     student_side = {"network": student}
     if networks.projectors is not None:
         sizes = config.teacher.features[-1], config.student.features[-1]

@@ -85,13 +85,35 @@ def local_batch(batch: int) -> int:
     return batch // devices
 
 
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
 def map_over_devices(step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
     """`pmap` of `step(state, batch)`: one compiled program on all devices of all hosts.
 
     State comes in and goes out replicated, without a device axis; the batch carries the local devices
     as its leading axis. With `donate` the state passed in is consumed.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0 if donate else ())
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0 if donate else ())
+    alone_on_cpu = jax.default_backend() == "cpu" and jax.process_count() == 1
+    return _keeping_barriers(mapped) if alone_on_cpu else mapped
+
+
+def _keeping_barriers(mapped: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, compiled so that a CPU too computes teacher and student in turn.
+
+    XLA's CPU compiler drops optimisation barriers first of all, and with them the order that lets the memory of
+    one network be used by the other: half of a step's.
+    """
+    programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def run(state: Any, batch: Any) -> Any:
+        key = tuple(leaf.shape for leaf in jax.tree.leaves((state, batch)))
+        if key not in programs:
+            programs[key] = mapped.lower(state, batch).compile(compiler_options=_KEEP_BARRIERS)
+        return programs[key](state, batch)
+
+    return run
 
 
 def replicate(tree: Any) -> Any:

@@ -13,18 +13,37 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from kd_jax.models.operators import NEGATIVE_SLOPE, NORM_EPSILON
+from kd_jax.models.operators import (
+    NEGATIVE_SLOPE,
+    NORM_EPSILON,
+    instance_norm,
+    instance_norm_leaky_relu,
+)
 
 KEPT = "convolution", "statistics"
 """Names of what the policy keeps."""
 Statistics = tuple[Float[Array, "n c"], Float[Array, "n c"]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def lean_norm(
     y: Float[Array, "n d h _w _c"], scale: Float[Array, " c"], bias: Float[Array, " c"], fold: int, activate: bool
 ) -> Float[Array, "n d h _w _c"]:
-    """InstanceNorm over the voxels of an array folded by `fold`, then LeakyReLU if `activate`; inside, float32."""
+    """InstanceNorm over the voxels of an array folded by `fold`, then LeakyReLU if `activate`; inside, float32.
+
+    A CPU has nothing to gain from taking it apart: there it is the operator, computed again as a whole.
+    """
+    here = functools.partial(_lean_norm, fold=fold, activate=activate)
+    if fold > 1:
+        return here(y, scale, bias)
+    return lax.platform_dependent(
+        y, scale, bias, cpu=instance_norm_leaky_relu if activate else instance_norm, default=here
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _lean_norm(
+    y: Float[Array, "n d h _w _c"], scale: Float[Array, " c"], bias: Float[Array, " c"], fold: int, activate: bool
+) -> Float[Array, "n d h _w _c"]:
     return _forward(y, scale, bias, fold, activate)[0]
 
 
@@ -52,7 +71,7 @@ def _backward(
     return (_spread(inverse * scale, fold) * inner).astype(y.dtype), along.sum(0), total.sum(0)
 
 
-lean_norm.defvjp(_forward, _backward)
+_lean_norm.defvjp(_forward, _backward)
 
 
 def _statistics(y: Float[Array, "n d h _w _c"], fold: int) -> Statistics:

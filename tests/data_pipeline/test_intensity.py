@@ -77,6 +77,18 @@ def test_gamma_keeps_mean_deviation_and_order(rng, exponent, inverted):
     assert np.abs(changed - channel).max() > 0.01
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_gamma_equals_its_formula(rng, inverted):
+    """In double precision, with a power instead of logarithms; a fifth of the channel is air, as in a patch."""
+    channel = smooth_channel(rng)
+    channel[:, :3] = 0
+    sign = -1 if inverted else 1
+    values = sign * channel.astype(np.float64)
+    power = ((values - values.min()) / np.ptp(values)) ** 0.8 * np.ptp(values)
+    expected = sign * ((power - power.mean()) / power.std() * values.std() + values.mean())
+    np.testing.assert_allclose(intensity.gamma(channel, 0.8, inverted=inverted), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_gamma_by_hand():
     """0, 1, 4 to the power 1/2, scaled to 0..1 and back: 0, 2, 4; then mean 5/3 and deviation sqrt(26/9) restored."""
     channel = np.array([0, 1, 4], np.float32).reshape(3, 1, 1)

@@ -19,7 +19,7 @@ from data_pipeline.augment import Augmentation
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
 from data_pipeline.formats import find_cases
-from data_pipeline.loader import LoaderSettings, training_batches, validation_batches
+from data_pipeline.loader import LoaderSettings, batches_on_demand, training_batches, validation_batches
 from data_pipeline.prepare import prepare_cases
 from tests.data_pipeline.cases import write_case
 from tests.data_pipeline.fakes import digest, make_case, patches_read
@@ -93,6 +93,14 @@ def test_images_and_labels_belong_together(cases):
         expected = np.stack([case.label() for case in cases])[number, *voxel]
         np.testing.assert_array_equal(label[inside], expected)
         assert not label[~inside].any()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_on_demand_is_the_one_of_that_number(cases, batch):
+    """A batch of one patch is handed on without a copy."""
+    settings = replace(AUGMENTED, batch=batch)
+    on_demand = batches_on_demand(cases, settings, 4, settings.augmentation)
+    assert_equal([on_demand[number] for number in range(3)], take(3, cases, settings, seed=4))
 
 
 def test_patches_larger_than_the_volume_are_padded(cases):

@@ -1,15 +1,14 @@
-"""Cutting, turning, zooming and mirroring patches; oracles: nnU-Net itself, kept in a file, and scipy.ndimage."""
+"""Cutting, turning, zooming and mirroring patches; oracle: nnU-Net itself, kept in a file."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.ndimage as ndi
 
 from data_pipeline.augment import Augmentation, reach
 from data_pipeline.conventions import OUTSIDE_BRAIN
-from data_pipeline.spatial import cut_patch, cut_turned, enlarged_patch, flat_axis, mirror, resample, rotation_zoom
-from tests.data_pipeline.volumes import SHAPE, random_volume
+from data_pipeline.spatial import cut_patch, cut_turned, enlarged_patch, flat_axis, mirror, rotation_zoom
+from tests.data_pipeline.volumes import random_volume
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"
 """What nnU-Net gave; written by `make parity`."""
@@ -71,48 +70,6 @@ def test_identity_matrix_equals_the_plain_cut(rng, start):
     turned = cut_turned(image, label, start, (8, 9, 10), (12, 13, 14), STILL)  # the same parity: the same centre
     np.testing.assert_array_equal(turned[0], plain[0])
     np.testing.assert_array_equal(turned[1], plain[1])
-
-
-@pytest.mark.parametrize("zoom", [0.7, 1.0, 1.4])
-def test_resampling_equals_scipy(rng, zoom):
-    """The label's indicators, too, are interpolated; where one leads by more than rounding it must be taken."""
-    image, label = random_volume(rng)
-    patch = (11, 12, 13)
-    matrix = rotation_zoom((25.0, -17.0, 8.0), (zoom, zoom, zoom))
-    origin = np.array([5, 3, 4]) + (np.array(patch) - 1) / 2 @ (np.eye(3) - matrix.T)
-    got_image, got_label = resample(image, label, matrix, origin, patch, np.zeros(3, int), np.array(SHAPE))
-
-    def turned(volume, beyond):
-        return ndi.affine_transform(
-            volume.astype(np.float64), matrix, origin, output_shape=patch, order=1, mode="grid-constant", cval=beyond
-        )
-
-    for c in range(4):
-        np.testing.assert_allclose(got_image[..., c], turned(image[..., c], 0), atol=2e-5)
-    names = np.array([OUTSIDE_BRAIN, 0, 1, 2, 3])
-    scores = np.stack([turned(label == name, float(name == OUTSIDE_BRAIN)) for name in names])
-    first, second = np.sort(scores, axis=0)[[-1, -2]]
-    clear = first - second > 0.002
-    assert clear.mean() > 0.97
-    np.testing.assert_array_equal(got_label[clear], names[scores.argmax(axis=0)][clear])
-
-
-def test_tied_labels_go_to_the_nearest_voxel():
-    """Halfway between two voxels both lead; a shade towards one of them, float16 still calls it a tie."""
-    label = np.array([1, 2], np.uint8).reshape(2, 1, 1).repeat(2, 1).repeat(2, 2)
-    image = np.ones((2, 2, 2, 1), np.float32)
-    for shade, expected in ((-1e-5, 1), (1e-5, 2)):
-        origin = np.array([0.5 + shade, 0.0, 0.0])
-        got = resample(image, label, STILL, origin, (1, 1, 1), np.zeros(3, int), np.full(3, 2))[1]
-        assert got.item() == expected
-
-
-def test_a_small_label_between_others_need_not_reach_half():
-    """0.4 of class 1, 0.3 each of 2 and 3: class 1, although 2 and 3 together outweigh it."""
-    label = np.array([[1, 2], [3, 1]], np.uint8)[:, :, None].repeat(2, 2)
-    origin = np.array([0.5, 0.45, 0.0])
-    got = resample(np.ones((2, 2, 2, 1), np.float32), label, STILL, origin, (1, 1, 1), np.zeros(3, int), np.full(3, 2))
-    assert got[1].item() == 1
 
 
 def test_nothing_is_read_beyond_the_enlarged_patch(rng):

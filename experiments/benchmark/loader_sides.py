@@ -1,0 +1,93 @@
+"""Patches from prepared cases on one core, ours and nnU-Net's, and ours from worker processes."""
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.augment import Augmentation
+from data_pipeline.loader import LoaderSettings, batches_on_demand, training_batches
+from data_pipeline.prepare import PreparedCase, prepare_cases
+from experiments.benchmark.prepare_task import cases_in, stay_on_one_core
+from experiments.benchmark.scaling_loader import memory_of_tree
+from experiments.benchmark.workload import Workload
+
+BATCH = 2
+"""nnU-Net's; one of the two is about foreground."""
+
+
+def ours(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
+    """The loader without threads of its own."""
+    stay_on_one_core()
+    settings = LoaderSettings((patch,) * 3, BATCH)
+    batches = batches_on_demand(_prepared(folder, spacing), settings, seed, Augmentation())
+    steps = itertools.count()
+    return _timed(lambda: batches[next(steps)], patches)
+
+
+def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
+    """`nnUNetDataLoader` on what nnU-Net's preprocessing wrote, with the transforms of its trainer."""
+    import numpy as np
+    import torch
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+    from experiments.benchmark.prepare_nnunet import describe, open_cases, preprocess
+    from experiments.parity.augmentation_draws import original_pipeline
+
+    stay_on_one_core()
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 nnU-Net draws from the global generators
+    out = Path(folder) / "nnunet"
+    out.mkdir()
+    for case in cases_in(Path(folder) / "raw"):
+        preprocess(case, out, patch, spacing)
+    plans, dataset = describe(patch, spacing)
+    size = (patch, patch, patch)
+    transforms, box = original_pipeline(size, 4)
+    loader = nnUNetDataLoader(
+        open_cases(out),
+        BATCH,
+        box,
+        size,
+        plans.get_label_manager(dataset),
+        oversample_foreground_percent=1 / 3,
+        transforms=ComposeTransforms(transforms),
+    )
+    return _timed(lambda: next(loader), patches)
+
+
+def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int, workers: int) -> Workload:
+    """`training_batches` as training takes them; returns the bytes that this process and its workers hold."""
+    settings = LoaderSettings((patch,) * 3, BATCH, workers=workers)
+    batches = training_batches(_prepared(folder, spacing), settings, seed=seed)
+
+    def run() -> float | None:
+        for _ in range(patches // BATCH):
+            next(batches)
+        return memory_of_tree(os.getpid())
+
+    return Workload(run)
+
+
+def _prepared(folder: str, spacing: float) -> list[PreparedCase]:
+    cases = cases_in(Path(folder) / "raw")
+    return prepare_cases(cases, spacing, Path(folder) / "kd_jax", workers=0, progress=False)
+
+
+def _timed(next_batch: Callable[[], Any], patches: int) -> Workload:
+    """Makes so many patches and returns the median seconds of one."""
+
+    def run() -> float:
+        seconds = []
+        for _ in range(patches // BATCH):
+            started = time.perf_counter()
+            next_batch()
+            seconds.append((time.perf_counter() - started) / BATCH)
+        return statistics.median(seconds)
+
+    return Workload(run)

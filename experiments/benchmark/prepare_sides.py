@@ -1,0 +1,49 @@
+"""A case from NIfTI to cache on one core, ours and nnU-Net's. What a run wrote vanishes before the next."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from data_pipeline.formats import Case
+from data_pipeline.prepare import prepare_cases
+from experiments.benchmark.prepare_task import cases_in, stay_on_one_core
+from experiments.benchmark.workload import Workload
+
+
+def ours(*, folder: str, patch: int, spacing: float) -> Workload:
+    """`prepare_cases`, in this process."""
+    del patch
+
+    def prepare(case: Case, out: Path) -> int:
+        (prepared,) = prepare_cases([case], spacing, out, workers=0, progress=False)
+        return math.prod(prepared.shape)
+
+    return _each_case(folder, prepare)
+
+
+def nnunet(*, folder: str, patch: int, spacing: float) -> Workload:
+    """`DefaultPreprocessor.run_case_save`."""
+    from experiments.benchmark.prepare_nnunet import open_cases, preprocess
+
+    def prepare(case: Case, out: Path) -> int:
+        preprocess(case, out, patch, spacing)
+        image, *_ = open_cases(out).load_case(case.id)
+        return math.prod(image.shape[1:])
+
+    return _each_case(folder, prepare)
+
+
+def _each_case(folder: str, prepare: Callable[[Case, Path], int]) -> Workload:
+    """Prepares all cases and returns how many voxels the last one has left."""
+    stay_on_one_core()
+    cases = cases_in(Path(folder) / "raw")
+
+    def run() -> float:
+        voxels = 0
+        for case in cases:
+            with TemporaryDirectory(dir=folder) as out:
+                voxels = prepare(case, Path(out))
+        return float(voxels)
+
+    return Workload(run)

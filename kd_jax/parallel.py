@@ -99,7 +99,7 @@ def map_over_devices(step: Callable[..., Any], donate: bool) -> Callable[..., An
     return _keeping_barriers(mapped) if alone_on_cpu else mapped
 
 
-def _keeping_barriers(mapped: Callable[..., Any]) -> Callable[..., Any]:
+def _keeping_barriers(mapped: Any) -> Callable[..., Any]:
     """The same, compiled so that a CPU too computes teacher and student in turn.
 
     XLA's CPU compiler drops optimisation barriers first of all, and with them the order that lets the memory of

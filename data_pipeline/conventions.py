@@ -73,4 +73,4 @@ CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType(
 
 def region_mask(classes: Integer[np.ndarray, "d h w"], region: Region) -> Bool[np.ndarray, "d h w"]:
     """Voxels of a map of internal classes that belong to a region."""
-    return np.isin(classes, REGION_CLASSES[region])
+    return np.logical_or.reduce([classes == value for value in REGION_CLASSES[region]])

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,21 +10,21 @@ from typing import Any
 from data_pipeline.augment import Augmentation
 from data_pipeline.loader import LoaderSettings, batches_on_demand, training_batches
 from data_pipeline.prepare import PreparedCase, prepare_cases
-from experiments.benchmark.prepare_task import cases_in, stay_on_one_core
+from experiments.benchmark.prepare_task import cases_in
 from experiments.benchmark.scaling_loader import memory_of_tree
 from experiments.benchmark.workload import Workload
 
+OURS, NNUNET = "kd_jax", "batchgeneratorsv2"
 BATCH = 2
 """nnU-Net's; one of the two is about foreground."""
 
 
 def ours(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
     """The loader without threads of its own."""
-    stay_on_one_core()
     settings = LoaderSettings((patch,) * 3, BATCH)
     batches = batches_on_demand(_prepared(folder, spacing), settings, seed, Augmentation())
     steps = itertools.count()
-    return _timed(lambda: batches[next(steps)], patches)
+    return _timed(lambda: batches[next(steps)], patches, Path(folder) / OURS)
 
 
 def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
@@ -38,7 +37,6 @@ def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) 
     from experiments.benchmark.prepare_nnunet import describe, open_cases, preprocess
     from experiments.parity.augmentation_draws import original_pipeline
 
-    stay_on_one_core()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 nnU-Net draws from the global generators
@@ -58,7 +56,7 @@ def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) 
         oversample_foreground_percent=1 / 3,
         transforms=ComposeTransforms(transforms),
     )
-    return _timed(lambda: next(loader), patches)
+    return _timed(lambda: next(loader), patches, Path(folder) / NNUNET)
 
 
 def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int, workers: int) -> Workload:
@@ -79,15 +77,19 @@ def _prepared(folder: str, spacing: float) -> list[PreparedCase]:
     return prepare_cases(cases, spacing, Path(folder) / "kd_jax", workers=0, progress=False)
 
 
-def _timed(next_batch: Callable[[], Any], patches: int) -> Workload:
-    """Makes so many patches and returns the median seconds of one."""
+def _timed(next_batch: Callable[[], Any], patches: int, file: Path) -> Workload:
+    """Makes so many patches a run; seconds of processor time of every batch so far are in `file`, a line each."""
 
-    def run() -> float:
-        seconds = []
-        for _ in range(patches // BATCH):
-            started = time.perf_counter()
-            next_batch()
-            seconds.append((time.perf_counter() - started) / BATCH)
-        return statistics.median(seconds)
+    def run() -> None:
+        with file.open("a") as lines:
+            for _ in range(patches // BATCH):
+                started = time.process_time()
+                next_batch()
+                print(time.process_time() - started, file=lines)
 
     return Workload(run)
+
+
+def seconds_per_patch(file: Path, patches: int) -> list[float]:
+    """Of each batch, but not of the first run, in which nnU-Net tries out how to blur."""
+    return [float(line) / BATCH for line in file.read_text().split()[patches // BATCH :]]

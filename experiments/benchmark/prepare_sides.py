@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from data_pipeline.formats import Case
 from data_pipeline.prepare import prepare_cases
-from experiments.benchmark.prepare_task import cases_in, stay_on_one_core
+from experiments.benchmark.prepare_task import cases_in
 from experiments.benchmark.workload import Workload
 
 
@@ -36,7 +36,6 @@ def nnunet(*, folder: str, patch: int, spacing: float) -> Workload:
 
 def _each_case(folder: str, prepare: Callable[[Case, Path], int]) -> Workload:
     """Prepares all cases and returns how many voxels the last one has left."""
-    stay_on_one_core()
     cases = cases_in(Path(folder) / "raw")
 
     def run() -> float:

@@ -1,6 +1,5 @@
-"""Cases for both sides of a comparison that reads patients, and the one core each side may use."""
+"""Cases for both sides of a comparison that reads patients, and the one thread each side may use."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +26,3 @@ def write_cases(folder: Path, count: int, *, spacing: float, seed: int) -> None:
 def cases_in(folder: Path) -> list[Case]:
     """What `write_cases` wrote."""
     return find_cases(folder)
-
-
-def stay_on_one_core() -> None:
-    """All threads of this process, those still to come too, share its first core, where the system can do that."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

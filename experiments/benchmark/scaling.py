@@ -24,7 +24,7 @@ WORKERS = 0, 2
 
 
 def measure(options: Options) -> Part:
-    """On this machine's CPU whatever else it has; about five minutes on two cores, most of them compilation."""
+    """On this machine's CPU whatever else it has; minutes, most of them compilation."""
     small = options.small
     counts, features, patch, steps = ((1, 2), (4, 8), 8, 2) if small else (DEVICES, (8, 16, 32), 32, 5)
     measured = measure_devices(counts, features, patch, steps, options.rounds, options.seed)

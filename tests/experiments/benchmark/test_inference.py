@@ -3,7 +3,8 @@ import pytest
 
 from experiments.benchmark import inference, inference_jax
 from experiments.benchmark.figures import Options
-from experiments.benchmark.inference_task import EVERY, OUTPUTS, TASKS, draw_images
+from experiments.benchmark.inference_task import EVERY, OUTPUTS, TASKS
+from kd_jax.windows import window_count
 
 
 def kept(folder, side):
@@ -18,10 +19,9 @@ def test_the_first_run_is_one_window_and_the_others_are_the_case(tmp_path):
         assert kept(tmp_path, "kd_jax").shape == (*(-(-size // EVERY) for size in shape), OUTPUTS)
 
 
-def test_images_have_the_channels_the_network_sees():
-    for task in TASKS.values():
-        images = draw_images((2, 3, 4), len(task.modalities), seed=0)
-        assert images.shape == (2, 3, 4, len(task.network.channels)) and images.dtype == np.float32
+def test_a_whole_case_has_the_windows_of_nnunet_s_plan():
+    for name, count in {"teacher": 18, "student": 18, "student, mirrored": 4, "one convolution, mirrored": 8}.items():
+        assert window_count(TASKS[name].shape, TASKS[name].patch) == count
 
 
 @pytest.mark.parametrize("task", [name for name in TASKS if name.startswith("small")])

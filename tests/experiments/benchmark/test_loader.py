@@ -1,34 +1,34 @@
 import math
 
-import numpy as np
 import pytest
 
 from experiments.benchmark import loader, loader_sides
 from experiments.benchmark.figures import Options
-from experiments.benchmark.sides import Measured
 
 
-def measured(*seconds):
-    return Measured(seconds, 1.0, 1.0, 1, 1, None, 0.1, 0.1)
-
-
-def test_rates_are_means_over_all_rounds():
-    found = {loader.OURS: measured(1.0, 3.0), loader.NNUNET: measured(4.0, 4.0)}
-    figure = loader._rates("patches", found, 6)
-    assert figure.ours == 3.0 and figure.peers == {loader.NNUNET: 1.5} and figure.ratio == 2.0
+def test_rates_are_means():
+    figure = loader.per_core("patches", {loader.OURS: [0.1, 0.3], loader.NNUNET: [0.4, 0.4]})
+    assert figure.ours == 5.0 and figure.peers == {loader.NNUNET: 2.5} and figure.ratio == 2.0
 
 
 def test_without_a_peer_there_is_no_ratio():
-    assert loader._rates("patches", {loader.OURS: measured(1.0)}, 6).ratio is None
+    assert loader.per_core("patches", {loader.OURS: [0.1]}).ratio is None
 
 
-def test_a_run_makes_so_many_patches_and_returns_the_median_of_one(monkeypatch):
-    """Batches that take 2, 4, 6, ... seconds, two patches each."""
-    ticks = iter(np.repeat(np.cumsum(range(0, 12, 2)), 2)[1:-1].tolist())
-    monkeypatch.setattr(loader_sides.time, "perf_counter", lambda: next(ticks))
-    made = []
-    assert loader_sides._timed(lambda: made.append(1), 10).run() == 3.0
-    assert len(made) == 5
+def test_seconds_of_every_batch_but_the_first_run_are_kept(tmp_path, monkeypatch):
+    """Batches of two that take 2, 4, ..., 20 seconds, five in a run."""
+    clock = [0.0]
+    monkeypatch.setattr(loader_sides.time, "process_time", lambda: clock[0])
+
+    def batch():
+        batch.number += 1
+        clock[0] += 2 * batch.number
+
+    batch.number = 0
+    work = loader_sides._timed(batch, 10, tmp_path / "seconds")
+    work.run()
+    work.run()
+    assert loader_sides.seconds_per_patch(tmp_path / "seconds", 10) == [6, 7, 8, 9, 10]
 
 
 def test_the_part_runs():

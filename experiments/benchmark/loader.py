@@ -35,7 +35,7 @@ def measure(options: Options) -> Part:
         settings = {"folder": folder, "patch": patch, "spacing": spacing, "patches": patches, "seed": options.seed}
         sides = _sides(settings)
         compare(sides, options.rounds)
-        seconds = {name: seconds_per_patch(Path(folder) / name, patches) for name in sides}
+        seconds = {name: seconds_per_patch(Path(folder) / f"{name}.txt", patches) for name in sides}
         figures = [per_core(f"{patch}³ patches of 4 modalities and label, one core", seconds)]
         notes = [_medians(seconds)]
         for count in WORKERS:

@@ -24,7 +24,7 @@ def ours(*, folder: str, patch: int, spacing: float, patches: int, seed: int) ->
     settings = LoaderSettings((patch,) * 3, BATCH)
     batches = batches_on_demand(_prepared(folder, spacing), settings, seed, Augmentation())
     steps = itertools.count()
-    return _timed(lambda: batches[next(steps)], patches, Path(folder) / OURS)
+    return _timed(lambda: batches[next(steps)], patches, Path(folder) / f"{OURS}.txt")
 
 
 def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
@@ -56,7 +56,7 @@ def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) 
         oversample_foreground_percent=1 / 3,
         transforms=ComposeTransforms(transforms),
     )
-    return _timed(lambda: next(loader), patches, Path(folder) / NNUNET)
+    return _timed(lambda: next(loader), patches, Path(folder) / f"{NNUNET}.txt")
 
 
 def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int, workers: int) -> Workload:
@@ -74,7 +74,7 @@ def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int,
 
 def _prepared(folder: str, spacing: float) -> list[PreparedCase]:
     cases = cases_in(Path(folder) / "raw")
-    return prepare_cases(cases, spacing, Path(folder) / "kd_jax", workers=0, progress=False)
+    return prepare_cases(cases, spacing, Path(folder) / "prepared", workers=0, progress=False)
 
 
 def _timed(next_batch: Callable[[], Any], patches: int, file: Path) -> Workload:

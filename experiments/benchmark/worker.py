@@ -4,6 +4,8 @@ Reads one word a line and answers one JSON line each: `run` does the work once a
 input ends it. Whatever the work prints goes to standard error.
 """
 
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -11,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,10 @@ def _peak_bytes() -> int:
 
 
 def _forget_peak() -> None:
+    """Begins anew, after what set-up and compilation have freed is given back to the system."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

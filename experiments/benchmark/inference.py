@@ -52,7 +52,7 @@ def _sides(name: str, task: Task, peers: bool, platform: str, seed: int, folder:
     if peers:
         on_device = {**settings, "device": "cuda" if platform == "gpu" else "cpu"}
         sides[NNUNET] = Side("experiments.benchmark.inference_peers:nnunet", on_device)
-        if not task.mirror and not task.features:
+        if not task.mirror and not task.is_unet:
             sides[MONAI] = Side("experiments.benchmark.inference_peers:monai", on_device)
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {**sides, OURS: Side("experiments.benchmark.inference_jax:segment", settings, environment)}
@@ -92,7 +92,8 @@ def _what_is_done(platform: str) -> str:
     precision = "float32" if platform == "cpu" else "bfloat16 here, autocast there"
     return (
         f"images in memory to logits in memory, {precision}; U-Nets of six stages, 32 to 320 features, their weights "
-        "as initialised; one convolution: with norm, LeakyReLU and head, to show what is spent around a network. "
+        "as initialised; a convolution of nnU-Net's first stage with norm, LeakyReLU and head; and a head alone, which "
+        "leaves what is done around a network. "
         "nnU-Net rounds weights and sums to float16, coarsely in the corners of a case, and an untrained network's "
         "labels are close: experiments.parity compares both in float32. MONAI lays windows a little differently"
     )

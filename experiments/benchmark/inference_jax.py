@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from experiments.benchmark.inference_task import (
-    CONVOLUTION_FEATURES,
     OUTPUTS,
     TASKS,
     WEIGHTS_FILE,
     Task,
-    draw_convolution,
     draw_images,
+    draw_layers,
     keep,
 )
 from experiments.benchmark.step_jax import device_memory
@@ -35,7 +34,7 @@ def segment(*, task: str, folder: str, seed: int) -> Workload:
     """
     chosen, backend = TASKS[task], jax.default_backend()
     channels = range(len(chosen.modalities))
-    forward, params = _unet(chosen, Path(folder), seed) if chosen.features else _convolution(chosen, seed)
+    forward, params = _unet(chosen, Path(folder), seed) if chosen.is_unet else _layers(chosen, seed)
     predict = make_predictor(
         forward,
         chosen.patch,
@@ -67,12 +66,13 @@ def _unet(task: Task, folder: Path, seed: int) -> tuple[Forward, PyTree]:
     return forward, module.init(jax.random.key(seed), patch)["params"]
 
 
-def _convolution(task: Task, seed: int) -> tuple[Forward, PyTree]:
-    kernel, head = draw_convolution(len(task.modalities), seed)
+def _layers(task: Task, seed: int) -> tuple[Forward, PyTree]:
+    *kernels, head = draw_layers(task, seed)
 
     def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
-        y = conv3d(x, params["kernel"], (1, 1, 1))
-        one, zero = jnp.ones(CONVOLUTION_FEATURES), jnp.zeros(CONVOLUTION_FEATURES)
-        return instance_norm_leaky_relu(y, one, zero) @ params["head"]
+        for kernel in params["kernels"]:
+            features = kernel.shape[-1]
+            x = instance_norm_leaky_relu(conv3d(x, kernel, (1, 1, 1)), jnp.ones(features), jnp.zeros(features))
+        return conv3d(x, params["head"], (1, 1, 1))
 
-    return forward, jax.device_put({"kernel": kernel, "head": head})
+    return forward, jax.device_put({"kernels": kernels, "head": head})

@@ -13,13 +13,12 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from experiments.benchmark.inference_task import (
-    CONVOLUTION_FEATURES,
     OUTPUTS,
     TASKS,
     WEIGHTS_FILE,
     Task,
-    draw_convolution,
     draw_images,
+    draw_layers,
     keep,
 )
 from experiments.benchmark.workload import Workload
@@ -76,8 +75,8 @@ def _workload(side: str, predict: Predict, task: Task, folder: Path, seed: int, 
 
 def _network(task: Task, seed: int, save: Path | None = None) -> torch.nn.Module:
     torch.manual_seed(seed)
-    if not task.features:
-        return _convolution(task, seed)
+    if not task.is_unet:
+        return _layers(task, seed)
     network = build_network(task.network, OUTPUTS)
     network.decoder.deep_supervision = False
     if save is not None:
@@ -85,12 +84,16 @@ def _network(task: Task, seed: int, save: Path | None = None) -> torch.nn.Module
     return network
 
 
-def _convolution(task: Task, seed: int) -> torch.nn.Module:
-    kernel, head = draw_convolution(len(task.modalities), seed)
-    first = torch.nn.Conv3d(len(task.modalities), CONVOLUTION_FEATURES, 3, padding=1, bias=False)
-    last = torch.nn.Conv3d(CONVOLUTION_FEATURES, OUTPUTS, 1, bias=False)
-    first.weight.data = torch.from_numpy(kernel.transpose(4, 3, 0, 1, 2).copy())
-    last.weight.data = torch.from_numpy(head.T[:, :, None, None, None].copy())
-    return torch.nn.Sequential(
-        first, torch.nn.InstanceNorm3d(CONVOLUTION_FEATURES), torch.nn.LeakyReLU(0.01, inplace=True), last
-    )
+def _layers(task: Task, seed: int) -> torch.nn.Module:
+    *kernels, head = draw_layers(task, seed)
+    layers: list[torch.nn.Module] = []
+    for kernel in kernels:
+        layers += [_convolution(kernel), torch.nn.InstanceNorm3d(kernel.shape[-1]), torch.nn.LeakyReLU(0.01, True)]
+    return torch.nn.Sequential(*layers, _convolution(head))
+
+
+def _convolution(kernel: np.ndarray) -> torch.nn.Module:
+    size, _, _, channels, outputs = kernel.shape
+    layer = torch.nn.Conv3d(channels, outputs, size, padding=size // 2, bias=False)
+    layer.weight.data = torch.from_numpy(kernel.transpose(4, 3, 0, 1, 2).copy())
+    return layer

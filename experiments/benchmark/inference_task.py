@@ -14,7 +14,6 @@ from kd_jax.config import NetworkConfig
 Shape3 = tuple[int, int, int]
 
 OUTPUTS = len(CLASSES)
-CONVOLUTION_FEATURES = 4
 WEIGHTS_FILE = "weights.npz"
 EVERY = 4
 """Along each axis one voxel of so many is compared: enough to tell sides apart, and quick."""
@@ -28,8 +27,8 @@ class Task:
       shape: voxels of the case.
       patch: of a window.
       modalities: what the network sees.
-      features: of a U-Net with two convolutions per stage, as nnU-Net plans it; none is a single convolution with norm,
-        LeakyReLU and head, which leaves little but the work around the network.
+      features: of a U-Net with two convolutions per stage, as nnU-Net plans it; of one stage is a single convolution
+        with norm, LeakyReLU and head; of none is a head alone, which leaves the work around a network.
       mirror: axes of test-time mirroring.
     """
 
@@ -38,6 +37,11 @@ class Task:
     modalities: tuple[Modality, ...]
     features: tuple[int, ...] = ()
     mirror: tuple[int, ...] = ()
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether it has more than one stage."""
+        return len(self.features) > 1
 
     @property
     def network(self) -> NetworkConfig:
@@ -59,10 +63,12 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "student": Task(BRATS, PATCH, STUDENT, NNUNET),
         "teacher, mirrored": Task((96, 96, 64), HALF_PATCH, TEACHER, NNUNET, (0, 1, 2)),
         "student, mirrored": Task((96, 96, 64), HALF_PATCH, STUDENT, NNUNET, (0, 1, 2)),
-        "one convolution": Task(BRATS, PATCH, STUDENT),
-        "one convolution, mirrored": Task((136, 170, 140), PATCH, STUDENT, (), (0, 1, 2)),
+        "one convolution": Task(BRATS, PATCH, STUDENT, NNUNET[:1]),
+        "head": Task(BRATS, PATCH, STUDENT),
+        "head, mirrored": Task(BRATS, PATCH, STUDENT, (), (0, 1, 2)),
         "small": Task((20, 16, 16), (16, 16, 16), STUDENT, (4, 6), (0, 1, 2)),
-        "small, one convolution": Task((20, 16, 16), (16, 16, 16), STUDENT),
+        "small, one convolution": Task((20, 16, 16), (16, 16, 16), STUDENT, (4,)),
+        "small, head": Task((20, 16, 16), (16, 16, 16), STUDENT),
     }
 )
 """On a CPU a whole case takes minutes, so eight mirrorings are measured on four windows of an eighth the size."""
@@ -73,11 +79,14 @@ def draw_images(shape: Sequence[int], channels: int, seed: int) -> Float32[np.nd
     return np.random.default_rng(seed).standard_normal((*shape, channels), np.float32)
 
 
-def draw_convolution(channels: int, seed: int) -> tuple[Float32[np.ndarray, "3 3 3 c 4"], Float32[np.ndarray, "4 k"]]:
-    """Kernel and head of the single convolution."""
-    rng = np.random.default_rng(seed)
-    kernel = rng.standard_normal((3, 3, 3, channels, CONVOLUTION_FEATURES), np.float32) / (27 * channels) ** 0.5
-    return kernel, rng.standard_normal((CONVOLUTION_FEATURES, OUTPUTS), np.float32)
+def draw_layers(task: Task, seed: int) -> list[Float32[np.ndarray, "k k k c o"]]:
+    """Kernels of a network that is no U-Net: of its convolution, where it has one, and of its head."""
+    rng, channels, kernels = np.random.default_rng(seed), len(task.modalities), []
+    for size, outputs in [*((3, features) for features in task.features), (1, OUTPUTS)]:
+        shape = size, size, size, channels, outputs
+        kernels.append(rng.standard_normal(shape, np.float32) / np.float32(size**3 * channels) ** 0.5)
+        channels = outputs
+    return kernels
 
 
 def keep(folder: Path, side: str, logits: Float32[np.ndarray, "d h w k"]) -> float:

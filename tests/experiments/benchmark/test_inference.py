@@ -20,7 +20,7 @@ def test_the_first_run_is_one_window_and_the_others_are_the_case(tmp_path):
 
 
 def test_a_whole_case_has_the_windows_of_nnunet_s_plan():
-    for name, count in {"teacher": 18, "student": 18, "student, mirrored": 4, "one convolution, mirrored": 8}.items():
+    for name, count in {"teacher": 18, "student": 18, "student, mirrored": 4, "head, mirrored": 18}.items():
         assert window_count(TASKS[name].shape, TASKS[name].patch) == count
 
 
@@ -43,4 +43,4 @@ def test_the_part_runs(capfd):
     part = inference.measure(Options(rounds=1, small=True))
     assert part.name == "inference" and part.ratio > 0
     assert [set(figure.peers) for figure in part.figures[:2]] == [{"nnU-Net"}, {"nnU-Net", "MONAI"}]
-    assert sum("logits of up to" in note for note in part.notes) == 3
+    assert sum("logits of up to" in note for note in part.notes) == 5

@@ -16,7 +16,7 @@ from experiments.benchmark.sides import Measured, Side, compare
 PATCH, SMALL_PATCH = 128, 32
 PATCHES, SMALL_PATCHES = 30, 4
 """Of a round. Few are turned, which takes longest: means of fewer would be chance."""
-CASES, SPACING, SMALL_SPACING = 2, 1.0, 4.0
+CASES = 2
 WORKERS = 1, 2
 NOTES = (
     "one core: per second of processor time, of one process with one thread; worker processes: by the clock",
@@ -29,10 +29,9 @@ NOTES = (
 def measure(options: Options) -> Part:
     """Patches a second on one core, and from worker processes."""
     patch, patches = (SMALL_PATCH, SMALL_PATCHES) if options.small else (PATCH, PATCHES)
-    spacing = SMALL_SPACING if options.small else SPACING
     with TemporaryDirectory() as folder:
-        write_cases(Path(folder) / "raw", CASES, spacing=spacing, seed=options.seed)
-        settings = {"folder": folder, "patch": patch, "spacing": spacing, "patches": patches, "seed": options.seed}
+        write_cases(Path(folder) / "raw", CASES, options.seed, small=options.small)
+        settings = {"folder": folder, "patch": patch, "patches": patches, "seed": options.seed}
         sides = _sides(settings)
         compare(sides, options.rounds)
         seconds = {name: seconds_per_patch(Path(folder) / f"{name}.txt", patches) for name in sides}

@@ -10,7 +10,7 @@ from typing import Any
 from data_pipeline.augment import Augmentation
 from data_pipeline.loader import LoaderSettings, batches_on_demand, training_batches
 from data_pipeline.prepare import PreparedCase, prepare_cases
-from experiments.benchmark.prepare_task import cases_in
+from experiments.benchmark.prepare_task import SPACING, cases_in
 from experiments.benchmark.scaling_loader import memory_of_tree
 from experiments.benchmark.workload import Workload
 
@@ -19,15 +19,15 @@ BATCH = 2
 """nnU-Net's; one of the two is about foreground."""
 
 
-def ours(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
+def ours(*, folder: str, patch: int, patches: int, seed: int) -> Workload:
     """The loader without threads of its own."""
     settings = LoaderSettings((patch,) * 3, BATCH)
-    batches = batches_on_demand(_prepared(folder, spacing), settings, seed, Augmentation())
+    batches = batches_on_demand(_prepared(folder), settings, seed, Augmentation())
     steps = itertools.count()
     return _timed(lambda: batches[next(steps)], patches, Path(folder) / f"{OURS}.txt")
 
 
-def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) -> Workload:
+def nnunet(*, folder: str, patch: int, patches: int, seed: int) -> Workload:
     """`nnUNetDataLoader` on what nnU-Net's preprocessing wrote, with the transforms of its trainer."""
     import numpy as np
     import torch
@@ -43,8 +43,8 @@ def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) 
     out = Path(folder) / "nnunet"
     out.mkdir()
     for case in cases_in(Path(folder) / "raw"):
-        preprocess(case, out, patch, spacing)
-    plans, dataset = describe(patch, spacing)
+        preprocess(case, out, patch)
+    plans, dataset = describe(patch)
     size = (patch, patch, patch)
     transforms, box = original_pipeline(size, 4)
     loader = nnUNetDataLoader(
@@ -59,10 +59,10 @@ def nnunet(*, folder: str, patch: int, spacing: float, patches: int, seed: int) 
     return _timed(lambda: next(loader), patches, Path(folder) / f"{NNUNET}.txt")
 
 
-def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int, workers: int) -> Workload:
+def workers(*, folder: str, patch: int, patches: int, seed: int, workers: int) -> Workload:
     """`training_batches` as training takes them; returns the bytes that this process and its workers hold."""
     settings = LoaderSettings((patch,) * 3, BATCH, workers=workers)
-    batches = training_batches(_prepared(folder, spacing), settings, seed=seed)
+    batches = training_batches(_prepared(folder), settings, seed=seed)
 
     def run() -> float | None:
         for _ in range(patches // BATCH):
@@ -72,9 +72,9 @@ def workers(*, folder: str, patch: int, spacing: float, patches: int, seed: int,
     return Workload(run)
 
 
-def _prepared(folder: str, spacing: float) -> list[PreparedCase]:
+def _prepared(folder: str) -> list[PreparedCase]:
     cases = cases_in(Path(folder) / "raw")
-    return prepare_cases(cases, spacing, Path(folder) / "prepared", workers=0, progress=False)
+    return prepare_cases(cases, SPACING, Path(folder) / "prepared", workers=0, progress=False)
 
 
 def _timed(next_batch: Callable[[], Any], patches: int, file: Path) -> Workload:

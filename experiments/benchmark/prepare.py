@@ -7,32 +7,30 @@ from typing import Any
 
 from experiments.benchmark.figures import Options, Part
 from experiments.benchmark.machine import missing
-from experiments.benchmark.prepare_task import ONE_THREAD, write_cases
+from experiments.benchmark.prepare_task import BRATS_SHAPE, ONE_THREAD, SMALL_SHAPE, write_cases
 from experiments.benchmark.sides import Side, compare, time_figure
 
 OURS, NNUNET = "kd_jax", "nnU-Net"
-CASES, PATCH, SPACING = 2, 128, 1.0
-SMALL_SPACING = 4.0
+CASES, PATCH = 2, 128
 
 
 def measure(options: Options) -> Part:
     """Seconds per case of four modalities and a label."""
-    spacing, cases = (SMALL_SPACING, 1) if options.small else (SPACING, CASES)
     with TemporaryDirectory() as folder:
-        write_cases(Path(folder) / "raw", cases, spacing=spacing, seed=options.seed)
-        settings: dict[str, Any] = {"folder": folder, "patch": PATCH, "spacing": spacing}
+        write_cases(Path(folder) / "raw", CASES, options.seed, small=options.small)
+        settings: dict[str, Any] = {"folder": folder, "patch": PATCH}
         sides = {OURS: Side("experiments.benchmark.prepare_sides:ours", settings, ONE_THREAD)}
         if not missing({"nnunetv2": NNUNET}):
             sides[NNUNET] = Side("experiments.benchmark.prepare_sides:nnunet", settings, ONE_THREAD)
         measured = compare(sides, options.rounds)
-    shape = " x ".join(str(round(mm / spacing)) for mm in (240, 240, 155))
+    shape = " x ".join(map(str, SMALL_SHAPE if options.small else BRATS_SHAPE))
     figure = time_figure(f"one case of {shape}, one core", measured, OURS)
     voxels = ", ".join(f"{name} {side.value:.0f}" for name, side in measured.items())
     return Part(
         "prepare",
-        [replace(figure, ours=figure.ours / cases, peers={n: s / cases for n, s in figure.peers.items()})],
+        [replace(figure, ours=figure.ours / CASES, peers={n: s / CASES for n, s in figure.peers.items()})],
         [
-            f"{cases} phantom(s) as gzipped NIfTI; voxels left by the crop of the last: {voxels}",
+            f"{CASES} cases as gzipped NIfTI; voxels left by the crop of the last: {voxels}",
             "ours checks files (gzip's checksum, NaN, background, grid) and hashes them for the cache's "
             "name; nnU-Net's writes compressed files (blosc2), ours .npy to be mapped into memory",
         ],

@@ -15,9 +15,9 @@ LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 4}
 """Values as the files of BraTS 2021 have them."""
 
 
-def preprocess(case: Case, folder: Path, patch: int, spacing: float) -> None:
+def preprocess(case: Case, folder: Path, patch: int) -> None:
     """Reads, crops, normalises and writes `folder/case.b2nd`, its segmentation and its properties."""
-    plans, dataset = describe(patch, spacing)
+    plans, dataset = describe(patch)
     images, label = [str(case.images[m]) for m in MODALITIES], str(case.label)
     configuration = plans.get_configuration("3d_fullres")
     DefaultPreprocessor(verbose=False).run_case_save(
@@ -25,7 +25,7 @@ def preprocess(case: Case, folder: Path, patch: int, spacing: float) -> None:
     )
 
 
-def describe(patch: int, spacing: float) -> tuple[PlansManager, dict[str, Any]]:
+def describe(patch: int) -> tuple[PlansManager, dict[str, Any]]:
     """Plans and data set; the patch decides into which chunks the files are cut."""
     variant = Variant(
         "BraTS2021",
@@ -36,9 +36,7 @@ def describe(patch: int, spacing: float) -> tuple[PlansManager, dict[str, Any]]:
         channel_names={m: m for m in MODALITIES},
         labels=LABELS,
     )
-    plans = variant.plans()
-    plans["configurations"]["3d_fullres"]["spacing"] = [spacing] * 3
-    return PlansManager(plans), variant.dataset()
+    return PlansManager(variant.plans()), variant.dataset()
 
 
 def open_cases(folder: Path) -> nnUNetDatasetBlosc2:

@@ -7,27 +7,27 @@ from tempfile import TemporaryDirectory
 
 from data_pipeline.formats import Case
 from data_pipeline.prepare import prepare_cases
-from experiments.benchmark.prepare_task import cases_in
+from experiments.benchmark.prepare_task import SPACING, cases_in
 from experiments.benchmark.workload import Workload
 
 
-def ours(*, folder: str, patch: int, spacing: float) -> Workload:
+def ours(*, folder: str, patch: int) -> Workload:
     """`prepare_cases`, in this process."""
     del patch
 
     def prepare(case: Case, out: Path) -> int:
-        (prepared,) = prepare_cases([case], spacing, out, workers=0, progress=False)
+        (prepared,) = prepare_cases([case], SPACING, out, workers=0, progress=False)
         return math.prod(prepared.shape)
 
     return _each_case(folder, prepare)
 
 
-def nnunet(*, folder: str, patch: int, spacing: float) -> Workload:
+def nnunet(*, folder: str, patch: int) -> Workload:
     """`DefaultPreprocessor.run_case_save`."""
     from experiments.benchmark.prepare_nnunet import open_cases, preprocess
 
     def prepare(case: Case, out: Path) -> int:
-        preprocess(case, out, patch, spacing)
+        preprocess(case, out, patch)
         image, *_ = open_cases(out).load_case(case.id)
         return math.prod(image.shape[1:])
 

@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import nibabel as nib
+import numpy as np
+
+from data_pipeline.conventions import CONVENTIONS, MODALITIES
 from data_pipeline.formats import Case, find_cases
-from data_pipeline.phantom.write import make_phantoms
+from data_pipeline.phantom.write import case_name, make_phantoms
+from experiments.benchmark.metrics_cases import make_pair
 
 ONE_THREAD: Mapping[str, str] = MappingProxyType(
     {
@@ -17,12 +22,32 @@ ONE_THREAD: Mapping[str, str] = MappingProxyType(
 )
 """For the environment of a side whose figure is per core."""
 
+SPACING = 1.0
+BRATS_SHAPE = 240, 240, 155
+SMALL_SHAPE = 48, 44, 40
+_AIR = 4  # voxels around the small cases
+_TUMOUR_ML = 3.0
 
-def write_cases(folder: Path, count: int, *, spacing: float, seed: int) -> None:
-    """Phantoms on BraTS's field of view, 240 x 240 x 155 voxels at 1 mm, as BraTS writes its cases."""
-    make_phantoms(folder, count, seed, spacing, progress=False)
+
+def write_cases(folder: Path, count: int, seed: int, *, small: bool) -> None:
+    """Phantoms on BraTS's grid as BraTS 2021 writes its cases; or, made in no time, small boxes of noise."""
+    if not small:
+        make_phantoms(folder, count, seed, SPACING, progress=False)
+        return
+    for number in range(count):
+        _write_small(folder / case_name(number), seed + number)
 
 
 def cases_in(folder: Path) -> list[Case]:
     """What `write_cases` wrote."""
     return find_cases(folder)
+
+
+def _write_small(folder: Path, seed: int) -> None:
+    classes, rng = make_pair(SMALL_SHAPE, _TUMOUR_ML, seed).reference, np.random.default_rng(seed)
+    inside = np.pad(np.ones([size - 2 * _AIR for size in SMALL_SHAPE], np.int16), _AIR)
+    folder.mkdir(parents=True)
+    images = {m: (200 + 100 * classes + rng.normal(0, 20, SMALL_SHAPE)).clip(1).astype(np.int16) for m in MODALITIES}
+    label = CONVENTIONS["brats2018"].encode(classes).astype(np.int16)
+    for name, values in {**images, "seg": label}.items():
+        nib.save(nib.Nifti1Image(values * inside, np.eye(4)), folder / f"{folder.name}_{name}.nii.gz")

@@ -47,7 +47,8 @@ def _write_small(folder: Path, seed: int) -> None:
     classes, rng = make_pair(SMALL_SHAPE, _TUMOUR_ML, seed).reference, np.random.default_rng(seed)
     inside = np.pad(np.ones([size - 2 * _AIR for size in SMALL_SHAPE], np.int16), _AIR)
     folder.mkdir(parents=True)
-    images = {m: (200 + 100 * classes + rng.normal(0, 20, SMALL_SHAPE)).clip(1).astype(np.int16) for m in MODALITIES}
-    label = CONVENTIONS["brats2018"].encode(classes).astype(np.int16)
-    for name, values in {**images, "seg": label}.items():
+    volumes: dict[str, np.ndarray]
+    volumes = {m: (200 + 100 * classes + rng.normal(0, 20, SMALL_SHAPE)).clip(1).astype(np.int16) for m in MODALITIES}
+    volumes["seg"] = CONVENTIONS["brats2018"].encode(classes).astype(np.int16)
+    for name, values in volumes.items():
         nib.save(nib.Nifti1Image(values * inside, np.eye(4)), folder / f"{folder.name}_{name}.nii.gz")

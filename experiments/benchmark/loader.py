@@ -37,7 +37,7 @@ def measure(options: Options) -> Part:
         seconds = {name: seconds_per_patch(Path(folder) / f"{name}.txt", patches) for name in sides}
         figures = [per_core(f"{patch}³ patches of 4 modalities and label, one core", seconds)]
         notes = [_medians(seconds)]
-        for count in WORKERS:
+        for count in WORKERS[:1] if options.small else WORKERS:
             side = Side("experiments.benchmark.loader_sides:workers", {**settings, "workers": count}, ONE_THREAD)
             found = compare({OURS: side}, options.rounds)[OURS]
             rate = patches * len(found.seconds) / sum(found.seconds)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer, Shaped
 
@@ -126,7 +125,7 @@ def select_modalities(image: Float[Array, "*n c"], config: NetworkConfig) -> Flo
     """The channels a network sees, by its modalities' names."""
     if len(config.channels) == len(MODALITIES):
         return image
-    return jnp.take(image, np.array(config.channels), axis=-1)
+    return jnp.stack([image[..., channel] for channel in config.channels], axis=-1)  # a TPU would gather in a loop
 
 
 def segmentation_loss(

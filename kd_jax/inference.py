@@ -14,8 +14,9 @@ Sums and weights are float32. nnU-Net's are float16, which rounds its logits to 
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,18 +51,6 @@ class _Added(NamedTuple):
     sums: Float32[Array, "d h w k"]
 
 
-class Predictor(Protocol):
-    """Networks of one architecture applied to whole volumes."""
-
-    def __call__(
-        self,
-        params: PyTree,
-        images: Float32[np.ndarray, "d h w m"],
-        on_windows: Callable[[int], object] | None = None,
-    ) -> Float32[np.ndarray, "d h w k"]:
-        """Logits on the grid of `images`, to be read only; `on_windows` is told how many more windows are done."""
-
-
 def make_predictor(
     forward: Forward,
     patch: Shape3,
@@ -70,7 +59,7 @@ def make_predictor(
     outputs: int,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
-) -> Predictor:
+) -> "Predictor":
     """Compile a network once, to apply it with any parameters to any number of volumes of any size.
 
     Args:
@@ -80,12 +69,7 @@ def make_predictor(
       outputs: K, channels of the logits.
       batch: windows per call of the network; the last call is filled up with windows that weigh nothing.
       mirror_axes: spatial axes to mirror; logits are averaged over all their combinations (three axes: 8).
-
-    Returns:
-      A function from parameters and images [D, H, W, M] to logits [D, H, W, K], float32, on the host. Logits of
-      several boxes are on its disk where they are large, see `storage`. The device holds a box and two batches.
     """
-    mirrored = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
 
     @jax.jit
     def network(
@@ -95,50 +79,88 @@ def make_predictor(
         logits = forward(params, _flip(patches, mirror_axes, flips))
         return _flip(logits.astype(jnp.float32), mirror_axes, flips)
 
-    def sum_windows(params: PyTree, images: Float32[Array, "d h w c"], box: Box, shares: Shares) -> Iterator[_Added]:
-        sums = jnp.zeros((*box.room, outputs), jnp.float32)
-        for i in range(0, len(box.windows), batch):
-            group = box.windows[i : i + batch]
-            starts, weights = _fill_up(group, shares, batch, len(mirrored))
-            starts = starts - np.array(box.start, np.int32)
-            patches = _cut_out(images, starts, patch)
-            for axes in mirrored:
-                logits = network(params, patches, np.isin(mirror_axes, axes))
-                sums = _add(sums, logits, starts, weights)
-            yield _Added(len(group), logits, sums)
+    subsets = (axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n))
+    flips = tuple(np.isin(mirror_axes, axes) for axes in subsets)
+    return Predictor(network, patch, tuple(inputs), outputs, batch, flips)
 
-    def predict_box(
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Networks of one architecture applied to whole volumes; see `make_predictor`.
+
+    Attributes:
+      network: (params, patches, which of the mirrored axes to flip) -> logits, flipped back.
+      flips: of every mirroring; the first flips nothing.
+    """
+
+    network: Callable[[PyTree, Float32[Array, "n d h w c"], Bool[np.ndarray, " axes"]], Float32[Array, "n d h w k"]]
+    patch: Shape3
+    inputs: tuple[int, ...]
+    outputs: int
+    batch: int
+    flips: tuple[Bool[np.ndarray, " axes"], ...]
+
+    def __call__(
+        self,
         params: PyTree,
-        images: Float32[np.ndarray, "d h w c"],
+        images: Float32[np.ndarray, "d h w m"],
+        on_windows: Callable[[int], object] | None = None,
+    ) -> Float32[np.ndarray, "d h w k"]:
+        """Logits on the grid of `images`, on the host, to be read only.
+
+        Those of several boxes are on its disk where they are large, see `storage`. The device holds a box and two
+        batches.
+
+        Args:
+          params: of the network.
+          images: all channels of the case.
+          on_windows: is told how many more windows are done.
+        """
+        shape = padded_shape(images.shape[:3], self.patch)
+        shares, params = window_shares(shape, self.patch), jax.device_put(params)
+        voxels = BOX_BYTES // (4 * (len(self.inputs) + self.outputs))
+        boxes = split_into_boxes(shape, self.patch, voxels)
+        parts = (
+            self._predict_box(params, _read(images, box, shape, self.inputs), box, shares, on_windows) for box in boxes
+        )
+        if len(boxes) == 1:
+            total = next(parts)
+        else:
+            total = storage.zeros((*shape, self.outputs))
+            for box, part in zip(boxes, parts, strict=True):
+                total[box.place] += part
+        return total[_inside(images.shape, shape)]
+
+    def _predict_box(
+        self,
+        params: PyTree,
+        images: Float32[np.ndarray, "D H W c"],
         box: Box,
         shares: Shares,
         on_windows: Callable[[int], object] | None,
-    ) -> Float32[np.ndarray, "D H W k"]:
-        for added in _one_ahead(sum_windows(params, jax.device_put(images), box, shares)):
+    ) -> Float32[np.ndarray, "d h w k"]:
+        """What the windows of a box add up to."""
+        for added in _one_ahead(self._sum_windows(params, jax.device_put(images), box, shares)):
             added.logits.block_until_ready()
             if on_windows is not None:
                 on_windows(added.windows)
         d, h, w = box.size
         return np.asarray(added.sums)[:d, :h, :w]
 
-    def predict(
-        params: PyTree,
-        images: Float32[np.ndarray, "d h w m"],
-        on_windows: Callable[[int], object] | None = None,
-    ) -> Float32[np.ndarray, "d h w k"]:
-        shape = padded_shape(images.shape[:3], patch)
-        shares, params = window_shares(shape, patch), jax.device_put(params)
-        boxes = split_into_boxes(shape, patch, BOX_BYTES // (4 * (len(inputs) + outputs)))
-        parts = (predict_box(params, _read(images, box, shape, inputs), box, shares, on_windows) for box in boxes)
-        if len(boxes) == 1:
-            total = next(parts)
-        else:
-            total = storage.zeros((*shape, outputs))
-            for box, part in zip(boxes, parts, strict=True):
-                total[box.place] += part
-        return total[_inside(images.shape, shape)]
-
-    return predict
+    def _sum_windows(
+        self, params: PyTree, images: Float32[Array, "D H W c"], box: Box, shares: Shares
+    ) -> Iterator[_Added]:
+        """Orders one batch of windows after the other."""
+        sums = jnp.zeros((*box.room, self.outputs), jnp.float32)
+        for i in range(0, len(box.windows), self.batch):
+            group = box.windows[i : i + self.batch]
+            starts, weights = _fill_up(group, shares, self.batch, len(self.flips))
+            starts = starts - np.array(box.start, np.int32)
+            patches = _cut_out(images, starts, self.patch)
+            for flips in self.flips:
+                logits = self.network(params, patches, flips)
+                sums = _add(sums, logits, starts, weights)
+            yield _Added(len(group), logits, sums)
 
 
 def windows_per_batch(patch: Shape3, backend: str) -> int:

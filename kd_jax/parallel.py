@@ -15,6 +15,8 @@ from data_pipeline.errors import InputError
 
 AXIS = "data"
 """Name of the device axis; batches are split over it, state is replicated."""
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""Of the CPU compiler: it leaves `lax.optimization_barrier` where it is."""
 _PATIENCE_MS = 24 * 3_600_000
 _DONE = "done"
 
@@ -83,9 +85,6 @@ def local_batch(batch: int) -> int:
             "(it counts patches over all devices), or show fewer devices to the program (CUDA_VISIBLE_DEVICES)"
         )
     return batch // devices
-
-
-_KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def map_over_devices(step: Callable[..., Any], donate: bool) -> Callable[..., Any]:

@@ -10,9 +10,9 @@ import numpy as np
 from experiments.benchmark import machine
 from experiments.benchmark.figures import Figure, Options, Part
 from experiments.benchmark.inference_task import EVERY, TASKS, Task
-from experiments.benchmark.sides import Measured, Side, compare, time_figure
+from experiments.benchmark.sides import OURS, Measured, Side, compare, size_figure, time_figure
 
-OURS, NNUNET, MONAI = "kd_jax", "nnU-Net", "MONAI"
+NNUNET, MONAI = "nnU-Net", "MONAI"
 ORIGINALS = {
     "torch": "torch",
     "nnunetv2": "nnunetv2",
@@ -40,7 +40,7 @@ def measure(options: Options) -> Part:
         with tempfile.TemporaryDirectory() as folder:
             measured = compare(_sides(name, task, peers, platform, options.seed, folder), rounds)
             notes += [_agreement(name, peer, Path(folder)) for peer in measured if peer != OURS]
-        figures.append(time_figure(_describe(name, task), measured, OURS))
+        figures.append(time_figure(_describe(name, task), measured))
         memory += _memory(name, measured)
     return Part("inference", [*figures, *memory], notes)
 
@@ -65,17 +65,11 @@ def _describe(name: str, task: Task) -> str:
 
 
 def _memory(name: str, measured: Mapping[str, Measured]) -> list[Figure]:
-    figures = [_smaller(f"peak host memory, {name}", {side: m.peak for side, m in measured.items()})]
+    figures = [size_figure(f"peak host memory, {name}", "GB", {side: m.peak / 1e9 for side, m in measured.items()})]
     if measured[OURS].device_peak is not None:
-        on_device = {side: m.device_peak or 0 for side, m in measured.items()}
-        figures.append(_smaller(f"peak device memory, {name}", on_device))
+        on_device = {side: (m.device_peak or 0) / 1e9 for side, m in measured.items()}
+        figures.append(size_figure(f"peak device memory, {name}", "GB", on_device))
     return figures
-
-
-def _smaller(name: str, values: Mapping[str, int]) -> Figure:
-    gigabytes = {side: value / 1e9 for side, value in values.items()}
-    peers = {side: value for side, value in gigabytes.items() if side != OURS}
-    return Figure(name, "GB", gigabytes[OURS], peers, min(peers.values()) / gigabytes[OURS] if peers else None)
 
 
 def _agreement(name: str, peer: str, folder: Path) -> str:

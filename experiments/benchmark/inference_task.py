@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipeline.conventions import CLASSES, Modality
+from experiments.benchmark.workload import BRATS_SHAPE
 from kd_jax.config import NetworkConfig
 
 Shape3 = tuple[int, int, int]
@@ -53,19 +54,18 @@ TEACHER: tuple[Modality, ...] = ("t1", "t1ce", "t2", "flair")
 STUDENT: tuple[Modality, ...] = ("flair", "t1ce")
 NNUNET = 32, 64, 128, 256, 320, 320
 """Features of nnU-Net's plan for BraTS."""
-BRATS: Shape3 = (240, 240, 155)
 PATCH: Shape3 = (128, 128, 128)
 HALF_PATCH: Shape3 = (64, 64, 64)
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
-        "teacher": Task(BRATS, PATCH, TEACHER, NNUNET),
-        "student": Task(BRATS, PATCH, STUDENT, NNUNET),
+        "teacher": Task(BRATS_SHAPE, PATCH, TEACHER, NNUNET),
+        "student": Task(BRATS_SHAPE, PATCH, STUDENT, NNUNET),
         "teacher, mirrored": Task((96, 96, 64), HALF_PATCH, TEACHER, NNUNET, (0, 1, 2)),
         "student, mirrored": Task((96, 96, 64), HALF_PATCH, STUDENT, NNUNET, (0, 1, 2)),
-        "one convolution": Task(BRATS, PATCH, STUDENT, NNUNET[:1]),
-        "head": Task(BRATS, PATCH, STUDENT),
-        "head, mirrored": Task(BRATS, PATCH, STUDENT, (), (0, 1, 2)),
+        "one convolution": Task(BRATS_SHAPE, PATCH, STUDENT, NNUNET[:1]),
+        "head": Task(BRATS_SHAPE, PATCH, STUDENT),
+        "head, mirrored": Task(BRATS_SHAPE, PATCH, STUDENT, (), (0, 1, 2)),
         "small": Task((20, 16, 16), (16, 16, 16), STUDENT, (4, 6), (0, 1, 2)),
         "small, one convolution": Task((20, 16, 16), (16, 16, 16), STUDENT, (4,)),
         "small, head": Task((20, 16, 16), (16, 16, 16), STUDENT),

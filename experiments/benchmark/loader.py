@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.benchmark.figures import Figure, Options, Part
-from experiments.benchmark.loader_sides import BATCH, NNUNET, OURS, seconds_per_patch
+from experiments.benchmark.loader_sides import BATCH, NNUNET, seconds_per_patch
 from experiments.benchmark.machine import missing
 from experiments.benchmark.prepare_task import ONE_THREAD, write_cases
-from experiments.benchmark.sides import Measured, Side, compare
+from experiments.benchmark.sides import OURS, Measured, Side, compare
 
 PATCH, SMALL_PATCH = 128, 32
 PATCHES, SMALL_PATCHES = 30, 4

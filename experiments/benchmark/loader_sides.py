@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.augment import Augmentation
+from data_pipeline.formats import find_cases
 from data_pipeline.loader import LoaderSettings, batches_on_demand, training_batches
 from data_pipeline.prepare import PreparedCase, prepare_cases
-from experiments.benchmark.prepare_task import SPACING, cases_in
+from experiments.benchmark.prepare_task import SPACING
 from experiments.benchmark.scaling_loader import memory_of_tree
+from experiments.benchmark.sides import OURS
 from experiments.benchmark.workload import Workload
 
-OURS, NNUNET = "kd_jax", "batchgeneratorsv2"
+NNUNET = "batchgeneratorsv2"
 BATCH = 2
 """nnU-Net's; one of the two is about foreground."""
 
@@ -42,7 +44,7 @@ def nnunet(*, folder: str, patch: int, patches: int, seed: int) -> Workload:
     np.random.seed(seed)  # noqa: NPY002 nnU-Net draws from the global generators
     out = Path(folder) / "nnunet"
     out.mkdir()
-    for case in cases_in(Path(folder) / "raw"):
+    for case in find_cases(Path(folder) / "raw"):
         preprocess(case, out, patch)
     plans, dataset = describe(patch)
     size = (patch, patch, patch)
@@ -73,7 +75,7 @@ def workers(*, folder: str, patch: int, patches: int, seed: int, workers: int) -
 
 
 def _prepared(folder: str) -> list[PreparedCase]:
-    cases = cases_in(Path(folder) / "raw")
+    cases = find_cases(Path(folder) / "raw")
     return prepare_cases(cases, SPACING, Path(folder) / "prepared", workers=0, progress=False)
 
 

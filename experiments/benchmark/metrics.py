@@ -1,15 +1,14 @@
 """Scoring a case: Dice and 95th percentile Hausdorff distance of the three regions, beside MONAI and MedPy."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from experiments.benchmark.figures import Figure, Options, Part
+from experiments.benchmark.figures import Options, Part
 from experiments.benchmark.machine import missing
-from experiments.benchmark.sides import Measured, Side, compare, time_figure
+from experiments.benchmark.sides import OURS, Measured, Side, compare, time_figure
+from experiments.benchmark.workload import BRATS_SHAPE
 
-OURS, MONAI, MEDPY = "kd_jax", "MONAI", "MedPy"
-BRATS_SHAPE = 240, 240, 155
+MONAI, MEDPY = "MONAI", "MedPy"
 VOLUMES_ML = 40.0, 100.0, 160.0
 """Whole tumours of BraTS 2021 mostly lie between the first and the last; the second is a usual one."""
 SHIFT = 15
@@ -32,9 +31,9 @@ def measure(options: Options) -> Part:
     return Part(
         "metrics",
         [
-            _per_case(f"Dice + HD95 of WT, TC, ET, a case of {size}", all_three, len(volumes)),
-            _per_case(f"the same, a tumour of {volumes[1]:g} ml", one, 1),
-            _per_case(f"the same, prediction {SHIFT} mm beside its place", shifted, 1),
+            time_figure(f"Dice + HD95 of WT, TC, ET, a case of {size}", all_three, pieces=len(volumes)),
+            time_figure(f"the same, a tumour of {volumes[1]:g} ml", one),
+            time_figure(f"the same, prediction {SHIFT} mm beside its place", shifted),
         ],
         [
             f"tumours of {', '.join(f'{v:g}' for v in volumes)} ml with rim and necrosis; predictions with a Dice of "
@@ -57,13 +56,6 @@ def _sides(settings: Mapping[str, Any], *names: str) -> dict[str, Side]:
         for name in names
         if name == OURS or not missing({name.lower(): name})
     }
-
-
-def _per_case(name: str, measured: Mapping[str, Measured], cases: int) -> Figure:
-    figure = time_figure(name, measured, OURS)
-    return replace(
-        figure, ours=figure.ours / cases, peers={peer: seconds / cases for peer, seconds in figure.peers.items()}
-    )
 
 
 def _values(of: str, measured: Mapping[str, Measured]) -> str:

@@ -1,16 +1,16 @@
 """A case from NIfTI to cache on one core: read, checked, cropped, normalised and written, beside nnU-Net."""
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.benchmark.figures import Options, Part
 from experiments.benchmark.machine import missing
-from experiments.benchmark.prepare_task import BRATS_SHAPE, ONE_THREAD, SMALL_SHAPE, write_cases
-from experiments.benchmark.sides import Side, compare, time_figure
+from experiments.benchmark.prepare_task import ONE_THREAD, SMALL_SHAPE, write_cases
+from experiments.benchmark.sides import OURS, Side, compare, time_figure
+from experiments.benchmark.workload import BRATS_SHAPE
 
-OURS, NNUNET = "kd_jax", "nnU-Net"
+NNUNET = "nnU-Net"
 CASES, PATCH = 2, 128
 
 
@@ -24,11 +24,10 @@ def measure(options: Options) -> Part:
             sides[NNUNET] = Side("experiments.benchmark.prepare_sides:nnunet", settings, ONE_THREAD)
         measured = compare(sides, options.rounds)
     shape = " x ".join(map(str, SMALL_SHAPE if options.small else BRATS_SHAPE))
-    figure = time_figure(f"one case of {shape}, one core", measured, OURS)
     voxels = ", ".join(f"{name} {side.value:.0f}" for name, side in measured.items())
     return Part(
         "prepare",
-        [replace(figure, ours=figure.ours / CASES, peers={n: s / CASES for n, s in figure.peers.items()})],
+        [time_figure(f"one case of {shape}, one core", measured, pieces=CASES)],
         [
             f"{CASES} cases as gzipped NIfTI; voxels left by the crop of the last: {voxels}",
             "ours checks files (gzip's checksum, NaN, background, grid) and hashes them for the cache's "

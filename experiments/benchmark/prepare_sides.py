@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_pipeline.formats import Case
+from data_pipeline.formats import Case, find_cases
 from data_pipeline.prepare import prepare_cases
-from experiments.benchmark.prepare_task import SPACING, cases_in
+from experiments.benchmark.prepare_task import SPACING
 from experiments.benchmark.workload import Workload
 
 
@@ -36,7 +36,7 @@ def nnunet(*, folder: str, patch: int) -> Workload:
 
 def _each_case(folder: str, prepare: Callable[[Case, Path], int]) -> Workload:
     """Prepares all cases and returns how many voxels the last one has left."""
-    cases = cases_in(Path(folder) / "raw")
+    cases = find_cases(Path(folder) / "raw")
 
     def run() -> float:
         voxels = 0

@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
-from data_pipeline.formats import Case, find_cases
 from data_pipeline.phantom.write import case_name, make_phantoms
 from experiments.benchmark.metrics_cases import make_pair
 
@@ -23,10 +22,9 @@ ONE_THREAD: Mapping[str, str] = MappingProxyType(
 """For the environment of a side whose figure is per core."""
 
 SPACING = 1.0
-BRATS_SHAPE = 240, 240, 155
 SMALL_SHAPE = 48, 44, 40
-_AIR = 4  # voxels around the small cases
-_TUMOUR_ML = 3.0
+_AIR = 4  # voxels around noise
+_SMALL_TUMOUR_ML = 3.0
 
 
 def write_cases(folder: Path, count: int, seed: int, *, small: bool) -> None:
@@ -35,20 +33,16 @@ def write_cases(folder: Path, count: int, seed: int, *, small: bool) -> None:
         make_phantoms(folder, count, seed, SPACING, progress=False)
         return
     for number in range(count):
-        _write_small(folder / case_name(number), seed + number)
+        write_noise(folder / case_name(number), SMALL_SHAPE, _SMALL_TUMOUR_ML, seed + number)
 
 
-def cases_in(folder: Path) -> list[Case]:
-    """What `write_cases` wrote."""
-    return find_cases(folder)
-
-
-def _write_small(folder: Path, seed: int) -> None:
-    classes, rng = make_pair(SMALL_SHAPE, _TUMOUR_ML, seed).reference, np.random.default_rng(seed)
-    inside = np.pad(np.ones([size - 2 * _AIR for size in SMALL_SHAPE], np.int16), _AIR)
+def write_noise(folder: Path, shape: tuple[int, int, int], tumour_ml: float, seed: int) -> None:
+    """A case as BraTS 2021 writes it: noise with a tumour in it, and air around."""
+    classes, rng = make_pair(shape, tumour_ml, seed).reference, np.random.default_rng(seed)
+    inside = np.pad(np.ones([size - 2 * _AIR for size in shape], np.int16), _AIR)
     folder.mkdir(parents=True)
     volumes: dict[str, np.ndarray]
-    volumes = {m: (200 + 100 * classes + rng.normal(0, 20, SMALL_SHAPE)).clip(1).astype(np.int16) for m in MODALITIES}
+    volumes = {m: (200 + 100 * classes + rng.normal(0, 20, shape)).clip(1).astype(np.int16) for m in MODALITIES}
     volumes["seg"] = CONVENTIONS["brats2018"].encode(classes).astype(np.int16)
     for name, values in volumes.items():
         nib.save(nib.Nifti1Image(values * inside, np.eye(4)), folder / f"{folder.name}_{name}.nii.gz")

@@ -14,14 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nibabel as nib
-import numpy as np
-
-from data_pipeline.conventions import CONVENTIONS, MODALITIES
 from data_pipeline.formats import find_cases
 from data_pipeline.loader import Batches, LoaderSettings, training_batches
+from data_pipeline.phantom.write import case_name
 from data_pipeline.prepare import PreparedCase, prepare_cases
-from experiments.benchmark.metrics_cases import make_pair
+from experiments.benchmark.prepare_task import write_noise
 
 DIFFERENT = 3
 """Cases that differ; the others are hard links to them."""
@@ -100,23 +97,9 @@ def prepared_cases(cache: Path) -> list[PreparedCase]:
     """What all cases are links to: noise with a tumour in it, made at the first call."""
     root = cache / "cases"
     for number in range(DIFFERENT):
-        if not (root / f"BraTS2021_{number:05d}").exists():
-            _write_case(root / f"BraTS2021_{number:05d}", number)
+        if not (root / case_name(number)).exists():
+            write_noise(root / case_name(number), SHAPE, _TUMOUR_ML, number)
     return prepare_cases(find_cases(root), 1.0, cache / "prepared", workers=0, progress=False)
-
-
-def _write_case(folder: Path, seed: int) -> None:
-    classes = make_pair(SHAPE, _TUMOUR_ML, seed).reference
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for name in MODALITIES:
-        image = 200 + 100 * classes + rng.normal(0, 20, SHAPE)
-        _write(folder / f"{folder.name}_{name}.nii", image.clip(1).astype(np.int16))
-    _write(folder / f"{folder.name}_seg.nii", CONVENTIONS["brats2018"].encode(classes))
-
-
-def _write(file: Path, values: np.ndarray) -> None:
-    nib.save(nib.Nifti1Image(values, np.eye(4)), file)
 
 
 def _linked(case: PreparedCase, name: str, root: Path) -> PreparedCase:

@@ -22,6 +22,9 @@ from experiments.benchmark.figures import Figure
 _LINES_SHOWN = 20
 """Of what a side that failed wrote to standard error."""
 
+OURS = "kd_jax"
+"""Name of our side."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -110,17 +113,23 @@ def speed_ratio(ours: Measured, peer: Measured) -> float:
     return statistics.median(b / a for a, b in zip(ours.seconds, peer.seconds, strict=True))
 
 
-def time_figure(name: str, measured: Mapping[str, Measured], ours: str) -> Figure:
-    """Median seconds of every side; the ratio is against the fastest peer."""
+def time_figure(name: str, measured: Mapping[str, Measured], ours: str = OURS, *, pieces: int = 1) -> Figure:
+    """Median seconds of every side for one of the `pieces` of a run; the ratio is against the fastest peer."""
     peers = {other: side for other, side in measured.items() if other != ours}
     fastest = min(peers.values(), key=lambda side: side.median, default=None)
     return Figure(
         name,
         "s",
-        measured[ours].median,
-        {other: side.median for other, side in peers.items()},
+        measured[ours].median / pieces,
+        {other: side.median / pieces for other, side in peers.items()},
         None if fastest is None else speed_ratio(measured[ours], fastest),
     )
+
+
+def size_figure(name: str, unit: str, values: Mapping[str, float]) -> Figure:
+    """A quantity of which less is better; the ratio is against the peer with the least."""
+    peers = {other: value for other, value in values.items() if other != OURS}
+    return Figure(name, unit, values[OURS], peers, min(peers.values()) / values[OURS] if peers else None)
 
 
 class _Process:

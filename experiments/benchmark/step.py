@@ -9,11 +9,10 @@ from typing import Any
 
 from experiments.benchmark import machine
 from experiments.benchmark.figures import Figure, Options, Part
-from experiments.benchmark.sides import Measured, Side, SideError, compare, time_figure
+from experiments.benchmark.sides import OURS, Measured, Side, SideError, compare, size_figure, time_figure
 from experiments.benchmark.step_task import SIZES
 from kd_jax.native import library
 
-OURS = "kd_jax"
 PLAIN = "kd_jax without compiled operators"
 _KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 """glibc then keeps freed memory: as it is, every large tensor comes as fresh pages, a million faults in each step."""
@@ -156,7 +155,7 @@ def beside(setting: Setting, forms: Sequence[str], rounds: int) -> Comparison:
     """Our step and those of the fastest of `forms` in turn."""
     tried, notes = _try(setting, forms)
     sides = {name: setting.peer(name) for name in contenders(tried, one=setting.platform != "cpu")}
-    if setting.platform == "cpu" and setting.precision == "float32" and compiled_operators():
+    if setting.platform == "cpu" and setting.precision == "float32" and library.available():
         ours = {PLAIN: setting.plain(), OURS: setting.ours()}
     else:
         ours = {OURS: setting.ours()}
@@ -166,11 +165,6 @@ def beside(setting: Setting, forms: Sequence[str], rounds: int) -> Comparison:
         notes.append(f"{setting.precision}: {TRIALS} steps of each form alone: {times}")
     notes += [_same_loss(name, measured, setting.precision) for name in sides]
     return Comparison(measured, tried, notes)
-
-
-def compiled_operators() -> bool:
-    """Whether runs on this CPU use operators built by `python -m kd_jax.native`."""
-    return os.environ.get(library.SWITCH) != "0" and library.library_path().exists()
 
 
 def contenders(tried: Mapping[str, Measured], *, one: bool) -> list[str]:
@@ -199,28 +193,21 @@ def step_figures(found: Comparison, what: str, batch: int) -> list[Figure]:
     everyone = {**found.tried, **measured}
     rates = {name: batch / side.median for name, side in measured.items()}
     figures = [
-        time_figure(f"joint step, {what}", measured, OURS),
+        time_figure(f"joint step, {what}", measured),
         Figure(f"pairs of patches, {what}", "pairs/s", rates.pop(OURS), rates),
-        _smaller("peak host memory", what, "GB", {n: m.peak / 1e9 for n, m in everyone.items()}),
-        _smaller("the same with set-up", what, "GB", {n: m.peak_with_set_up / 1e9 for n, m in everyone.items()}),
+        size_figure(f"peak host memory, {what}", "GB", {n: m.peak / 1e9 for n, m in everyone.items()}),
+        size_figure(f"the same with set-up, {what}", "GB", {n: m.peak_with_set_up / 1e9 for n, m in everyone.items()}),
     ]
     if measured[OURS].device_peak is not None:
         sizes = {name: (side.device_peak or 0) / 1e9 for name, side in everyone.items()}
-        figures.append(_smaller("peak device memory", what, "GB", sizes))
+        figures.append(size_figure(f"peak device memory, {what}", "GB", sizes))
     # Of a form that was tried before, what PyTorch compiled lies in the folder: its first time counts.
     first = {name: side.first for name, side in {**measured, **found.tried}.items()}
-    figures.append(_smaller("first step, compilation included", what, "s", first))
+    figures.append(size_figure(f"first step, compilation included, {what}", "s", first))
     if PLAIN in found.measured:
         without = {name: side for name, side in found.measured.items() if name != OURS}
         figures.append(time_figure(f"joint step without compiled operators, {what}", without, PLAIN))
     return figures
-
-
-def _smaller(name: str, what: str, unit: str, values: Mapping[str, float]) -> Figure:
-    """A quantity of which less is better."""
-    peers = {other: value for other, value in values.items() if other != OURS}
-    ratio = min(peers.values()) / values[OURS] if peers else None
-    return Figure(f"{name}, {what}", unit, values[OURS], peers, ratio)
 
 
 def _faster_precision(found: Sequence[Mapping[str, Measured]]) -> Figure:
@@ -245,7 +232,7 @@ def _what_is_done(platform: str) -> str:
         "supervision, Barlow Twins between the bottlenecks, SGD with Nesterov momentum, from a batch in NumPy "
         "to moved parameters"
     )
-    if platform == "cpu" and not compiled_operators():
+    if platform == "cpu" and not library.available():
         text += "; on XLA's own operators, python -m kd_jax.native compiles faster ones"
     if platform == "gpu":
         text += "; float32 with TF32 allowed in convolutions and products on both sides"

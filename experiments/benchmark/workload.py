@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+BRATS_SHAPE = 240, 240, 155
+"""Voxels of a BraTS case."""
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
+from data_pipeline.formats import find_cases
 from data_pipeline.prepare import prepare_cases
 from experiments.benchmark import prepare
 from experiments.benchmark.figures import Options
-from experiments.benchmark.prepare_task import cases_in, write_cases
+from experiments.benchmark.prepare_task import write_cases
 
 
 def test_both_sides_prepare_the_same(tmp_path):
@@ -14,7 +15,7 @@ def test_both_sides_prepare_the_same(tmp_path):
     from experiments.benchmark.prepare_nnunet import open_cases, preprocess
 
     write_cases(tmp_path / "raw", 1, 0, small=True)
-    (case,) = cases_in(tmp_path / "raw")
+    (case,) = find_cases(tmp_path / "raw")
     (ours,) = prepare_cases([case], 1.0, tmp_path / "ours", workers=0, progress=False)
     (tmp_path / "theirs").mkdir()
     preprocess(case, tmp_path / "theirs", 32)

@@ -1,31 +1,25 @@
 """3-D operators that are fast on every backend, in one place.
 
-XLA's 3-D convolutions suit GPU and TPU; on CPU the same sums are several times faster as 2-D
-convolutions over depth slices (most of all the gradient of a strided one), and faster still compiled for
-the processor (`kd_jax.native`, where that was built). The form is chosen when the program is lowered for a
-platform, so ahead-of-time compilation for another platform takes that one's. Every form is tested against
-the plain one, values and gradients.
+XLA's 3-D convolutions suit GPU and TPU; on CPU the same sums are several times faster slice by slice
+(`kd_jax.models.conv_cpu`), and faster still compiled for the processor (`kd_jax.native`, where that was built).
+The form is chosen when the program is lowered for a platform, so ahead-of-time compilation for another platform
+takes that one's. Every form is tested against the plain one, values and gradients.
 
 Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O].
 """
-
-import functools
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from kd_jax.models.conv_cpu import Triple, conv3d_on_cpu
 from kd_jax.native import library
 from kd_jax.native import operators as native
-
-Triple = tuple[int, int, int]
 
 NORM_EPSILON = 1e-5
 """Added to the variance, as in nnU-Net's InstanceNorm."""
 NEGATIVE_SLOPE = 0.01
 """Of LeakyReLU, as in nnU-Net."""
-STACK_TAPS_UP_TO = 16
-"""Input channels up to which depth taps are stacked in channels (forward and backward at 40³ and 20³ on 2 cores)."""
 
 
 def conv3d_plain(
@@ -34,38 +28,6 @@ def conv3d_plain(
     """XLA's 3-D convolution, padded by half the (odd) kernel on every side as in PyTorch."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
     return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-
-
-def conv3d_by_slices(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
-) -> Float[Array, "n p q r o"]:
-    """The same as 2-D convolutions of (strided) depth slices, one per depth tap.
-
-    Few channels make thin matrix products, so there the taps are stacked in channels for a single one.
-    """
-    taps, kh, kw, channels = kernel.shape[:4]
-    n, depth, height, width, _ = x.shape
-    out_depth = (depth + 2 * (taps // 2) - taps) // stride[0] + 1
-    padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))
-    slices = [
-        lax.slice_in_dim(padded, tap, tap + (out_depth - 1) * stride[0] + 1, stride[0], axis=1).reshape(
-            -1, height, width, channels
-        )
-        for tap in range(taps)
-    ]
-    if channels <= STACK_TAPS_UP_TO:
-        stacked = jnp.transpose(kernel, (1, 2, 0, 3, 4)).reshape(kh, kw, taps * channels, -1)
-        out = _conv2d(jnp.concatenate(slices, axis=-1), stacked, stride[1:])
-    else:
-        out = functools.reduce(jnp.add, (_conv2d(part, kernel[tap], stride[1:]) for tap, part in enumerate(slices)))
-    return out.reshape(n, out_depth, *out.shape[1:])
-
-
-def _conv2d(
-    x: Float[Array, "m h w c"], kernel: Float[Array, "kh kw c o"], stride: tuple[int, int]
-) -> Float[Array, "m q r o"]:
-    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
-    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def conv3d(
@@ -77,17 +39,17 @@ def conv3d(
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _conv3d_on_cpu(x, kernel, stride),
+        cpu=lambda x, kernel: _fastest_on_cpu(x, kernel, stride),
         default=lambda x, kernel: conv3d_plain(x, kernel, stride),
     )
 
 
-def _conv3d_on_cpu(
+def _fastest_on_cpu(
     x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
 ) -> Float[Array, "n p q r o"]:
     if _compiled(x, kernel.shape[-1]):
         return native.conv3d(x, kernel, stride)
-    return conv3d_by_slices(x, kernel, stride)
+    return conv3d_on_cpu(x, kernel, stride)
 
 
 def _compiled(x: Float[Array, "n d h w c"], channels: int) -> bool:

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd_jax.models.conv_cpu import conv3d_by_columns, conv3d_by_slices
 from kd_jax.models.operators import (
-    STACK_TAPS_UP_TO,
     average_pool3d,
     conv3d,
-    conv3d_by_slices,
     conv3d_plain,
     instance_norm,
     instance_norm_leaky_relu,
@@ -50,12 +49,12 @@ def _assert_same(form, reference, *args):
         ((1, 1, 1), (3, 3, 3), (2, 2, 2)),
     ],
 )
-@pytest.mark.parametrize("channels", [3, STACK_TAPS_UP_TO + 1])
+@pytest.mark.parametrize("channels", [3, 17])
 def test_convolution_equals_the_plain_form(shape, kernel, stride, channels):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *shape, channels)).astype(np.float32)
     w = rng.standard_normal((*kernel, channels, 4)).astype(np.float32)
-    for form in (conv3d, conv3d_by_slices):
+    for form in (conv3d, conv3d_by_slices, conv3d_by_columns):
         _assert_same(lambda x, w, f=form: f(x, w, stride), lambda x, w: conv3d_plain(x, w, stride), x, w)
 
 
@@ -70,15 +69,16 @@ def test_convolution_by_hand():
 
 
 def test_convolution_is_lowered_for_each_platform_in_its_own_form():
-    def convolutions(channels, platform):
-        x = jax.ShapeDtypeStruct((1, 8, 8, 8, channels), jnp.float32)
-        w = jax.ShapeDtypeStruct((3, 3, 3, channels, 2), jnp.float32)
-        text = jax.jit(lambda x, w: conv3d(x, w, (1, 1, 1))).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
-        return re.findall(r"stablehlo\.convolution.*-> tensor<([\dx]+)xf32>", text)
+    def operations(size, stride, platform):
+        x = jax.ShapeDtypeStruct((1, 8, size, size, 4), jnp.float32)
+        w = jax.ShapeDtypeStruct((3, 3, 3, 4, 2), jnp.float32)
+        text = jax.jit(lambda x, w: conv3d(x, w, stride)).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"stablehlo\.(?:convolution|dot_general).*-> tensor<([\dx]+)xf32>", text)
 
-    assert convolutions(2, "cpu") == ["8x8x8x2"]  # depth taps in channels, one 2-D convolution over 8 slices
-    assert convolutions(STACK_TAPS_UP_TO + 1, "cpu") == ["8x8x8x2"] * 3
-    assert convolutions(2, "tpu") == ["1x8x8x8x2"]
+    assert operations(8, (1, 1, 1), "cpu") == ["8x8x8x2"] * 3  # a 2-D convolution over 8 slices for each depth tap
+    assert operations(16, (2, 2, 2), "cpu") == ["4x8x8x2"] * 3
+    assert operations(16, (1, 1, 1), "cpu") == ["1x18x16x6"]  # one slice's columns times the kernel, kh taps to add up
+    assert operations(16, (1, 1, 1), "tpu") == ["1x8x16x16x2"]
 
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])

@@ -1,5 +1,8 @@
 """The error shown to the person at the keyboard."""
 
+from pathlib import Path
+from typing import Any
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -7,3 +10,14 @@ class InputError(ValueError):
     The message is one line for a person: which file or setting, what was found, what was
     expected, what to do next. Commands print it without a traceback and exit with status 2.
     """
+
+
+class FileError(InputError):
+    """A file that cannot be used: which, what was found, and what to do next."""
+
+    def __init__(self, file: Path, found: str, remedy: str) -> None:
+        super().__init__(f"{file}: {found}; {remedy}")
+        self.file, self.found, self.remedy = file, found, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.file, self.found, self.remedy)

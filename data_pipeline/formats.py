@@ -29,6 +29,7 @@ class Case:
       label: the label file, where there is one.
       convention: what the values of the label file mean, and what predictions are written in.
       layout: the layout that the names follow, for display.
+      channels: which volume of a 4-D file a modality is; empty where every modality has a file of its own.
     """
 
     id: str
@@ -37,12 +38,13 @@ class Case:
     label: Path | None
     convention: LabelConvention
     layout: str
+    channels: Mapping[Modality, int] = field(default=MappingProxyType({}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Cases travel to worker processes; read-only mappings do not pickle, so they are rebuilt there."""
         c = self.convention
         parts = (c.name, dict(c.to_class), dict(c.from_class))
-        return _rebuild, (self.id, self.patient, dict(self.images), self.label, parts, self.layout)
+        return _rebuild, (self.id, self.patient, dict(self.images), self.label, parts, self.layout, dict(self.channels))
 
 
 def _rebuild(
@@ -52,10 +54,11 @@ def _rebuild(
     label: Path | None,
     convention: tuple[str, dict[int, int], dict[int, int]],
     layout: str,
+    channels: dict[Modality, int],
 ) -> Case:
     name, to_class, from_class = convention
     read_only = LabelConvention(name, MappingProxyType(to_class), MappingProxyType(from_class))
-    return Case(case, patient, MappingProxyType(images), label, read_only, layout)
+    return Case(case, patient, MappingProxyType(images), label, read_only, layout, MappingProxyType(channels))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Case:
     label: Path | None
     convention: LabelConvention
     layout: str
-    channels: Mapping[Modality, int] = field(default=MappingProxyType({}))
+    channels: Mapping[Modality, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Cases travel to worker processes; read-only mappings do not pickle, so they are rebuilt there."""

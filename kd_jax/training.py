@@ -216,7 +216,7 @@ def _announce(config: Config, run: Path, split: Split, state: TrainState, per_de
         f"{per_device} patch(es) per device, {config.train.precision}; from step {progress.step}"
     )
     if device.platform == "cpu" and not library.available():
-        say("operators compiled for this CPU are several times faster: python -m kd_jax.native")
+        say("operators compiled for this CPU are about three times faster: python -m kd_jax.native")
 
 
 def _figure(value: float | None) -> str:

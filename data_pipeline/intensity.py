@@ -102,7 +102,7 @@ def gamma(channel: Channel, exponent: float, *, inverted: bool = False) -> Chann
 
 def _moments(channel: Channel) -> tuple[np.float32, np.float32]:
     """Mean and standard deviation, slice by slice, so that no deviation from the mean has to be stored."""
-    mean = channel.mean()
+    mean = np.float32(channel.mean())
     squares = 0.0
     for plane in channel:
         deviation = plane - mean

@@ -111,7 +111,7 @@ def _drawn_plans(root: Path, count: int) -> Check:
         base, size = rng.uniform(0.5, 3, 3) * rng.choice([1, 4], 3, p=[0.7, 0.3]), rng.integers(24, 400, 3)
         for cases in rng.integers(1, 30, 3).tolist():
             spacing, shape = base * rng.uniform(0.8, 1.2, 3), size * rng.uniform(0.8, 1.2, 3)
-            groups.append((as_spacing(spacing), _shape(shape), cases))
+            groups.append((as_spacing(spacing.tolist()), _shape(shape), cases))
         preset, memory = settings[number % len(settings)]
         different += _different(groups, preset, memory, _their_plan(root, groups, preset, memory))
     return Check(f"plans of {count} drawn data sets", different, 0, MEASURE)

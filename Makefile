@@ -1,6 +1,7 @@
 # make demo   trains teacher and student on the embedded phantom and scores both
 # make test   formatter, linter, type checker, tests
 # make parity compares with nnU-Net itself in an environment of its own (PyTorch; up to half an hour on two cores)
+# make kills  kills the preparation of cases at 20 random moments and compares what the last run leaves, byte by byte
 # make benchmark measures this code beside PyTorch, nnU-Net and MONAI (same environment; the machine should be idle)
 # Another interpreter: make test PYTHON=python3.13
 
@@ -11,7 +12,7 @@ RUN := runs/demo
 READY := $(VENV)/.ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 ORIGINALS := .venv-parity
-.PHONY: demo test lint format audit parity benchmark clean
+.PHONY: demo test lint format audit kills parity benchmark clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,9 @@ test: lint
 audit: $(READY)
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --cases 20 --seed 0
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
+
+kills: $(READY)
+	KD_JAX_KILLS=20 $(VENV)/bin/python -m pytest -n 0 -s tests/data_pipeline/test_prepare_killed.py
 
 $(ORIGINALS)/.ready: pyproject.toml constraints.txt experiments/parity/requirements.txt experiments/benchmark/requirements.txt
 	$(PYTHON) -m venv --clear $(ORIGINALS)

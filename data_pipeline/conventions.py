@@ -20,6 +20,12 @@ MODALITIES: tuple[Modality, ...] = ("t1", "t1ce", "t2", "flair")
 CLASSES: tuple[str, ...] = ("background", "NCR", "ED", "ET")
 """Internal classes, by index: necrotic and non-enhancing core, oedema, enhancing tumour."""
 
+CAVITY = 4
+"""Resection cavity: an internal class of label files only. No region contains it, and networks see background there."""
+
+LABEL_NAMES: tuple[str, ...] = (*CLASSES, "cavity")
+"""Names of all internal classes of label files, by index."""
+
 REGION_CLASSES: Mapping[Region, tuple[int, ...]] = MappingProxyType({"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})
 """Regions of the BraTS evaluation as sets of internal classes (Menze et al. 2015, section III)."""
 
@@ -49,13 +55,20 @@ class LabelConvention:
         return table[values]
 
     def encode(self, classes: Integer[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "d h w"]:
-        """Internal classes (0 to 3) to file values."""
-        return np.array([self.from_class[i] for i in range(len(CLASSES))], np.uint8)[classes]
+        """Internal classes to file values; the cavity is background where the convention has no value for it."""
+        return np.array([self.from_class.get(i, 0) for i in range(CAVITY + 1)], np.uint8)[classes]
+
+    @property
+    def meaning(self) -> str:
+        """What every value but the background means, "1 NCR, 2 ED, 4 ET"."""
+        return ", ".join(f"{value} {LABEL_NAMES[index]}" for value, index in sorted(self.to_class.items()) if value)
 
 
-def _convention(name: str, to_class: dict[int, int], from_class: dict[int, int] | None = None) -> LabelConvention:
-    inverse = {index: value for value, index in to_class.items()} if from_class is None else from_class
-    return LabelConvention(name, MappingProxyType(to_class), MappingProxyType(inverse))
+def convention(name: str, to_class: Mapping[int, int], from_class: Mapping[int, int] | None = None) -> LabelConvention:
+    """A read-only convention; without `from_class` the smallest value of a class is the one that is written."""
+    if from_class is None:
+        from_class = {index: value for value, index in sorted(to_class.items(), reverse=True)}
+    return LabelConvention(name, MappingProxyType(dict(to_class)), MappingProxyType(dict(from_class)))
 
 
 CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType(
@@ -63,12 +76,21 @@ CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType(
         c.name: c
         for c in (
             # 1 necrosis, 2 oedema, 3 non-enhancing core, 4 enhancing: 1 and 3 are one class from 2017 on.
-            _convention("brats2013", {0: 0, 1: 1, 2: 2, 3: 1, 4: 3}, {0: 0, 1: 1, 2: 2, 3: 4}),
-            _convention("brats2018", {0: 0, 1: 1, 2: 2, 4: 3}),  # 2017 to 2021
-            _convention("brats2023", {0: 0, 1: 1, 2: 2, 3: 3}),
+            convention("brats2013", {0: 0, 1: 1, 2: 2, 3: 1, 4: 3}),
+            convention("brats2018", {0: 0, 1: 1, 2: 2, 4: 3}),  # 2017 to 2021, BraTS-TCGA, UPenn-GBM, UCSF-PDGM
+            convention("brats2023", {0: 0, 1: 1, 2: 2, 3: 3}),
+            convention("brats2024", {0: 0, 1: 1, 2: 2, 3: 3, 4: CAVITY}),
+            # 1 ET, 2 non-enhancing tumour, 3 cystic component, 4 oedema.
+            convention("brats2024-ped", {0: 0, 1: 3, 2: 1, 3: 1, 4: 2}),
+            convention("msd", {0: 0, 1: 2, 2: 1, 3: 3}),
         )
     }
 )
+
+
+def without_cavity(classes: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Classes as networks know them: the resection cavity is background."""
+    return np.where(classes == CAVITY, np.uint8(0), classes)
 
 
 def region_mask(classes: Integer[np.ndarray, "d h w"], region: Region) -> Bool[np.ndarray, "d h w"]:

@@ -1,11 +1,14 @@
 """Do one thing to every case of a data set, in several processes, and list all that cannot be used at once."""
 
 import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -24,6 +27,7 @@ def every_case(
     skip_bad: bool,
     skip_option: str,
     progress: bool,
+    known: Mapping[int, T] = MappingProxyType({}),
 ) -> list[T]:
     """The results of `work` for all cases that can be used, in the order given.
 
@@ -36,15 +40,18 @@ def every_case(
       skip_bad: print the cases that cannot be used to stderr and go on without them.
       skip_option: the command's option for that; for display.
       progress: show a progress bar.
+      known: results that are there already, by place among the cases; these are not worked on.
 
     Raises:
       InputError: cases that cannot be used, all listed at once, one per line; no case is left.
     """
     if workers < 0:
         raise InputError(f"workers {workers}: expected 0 ({doing} in this process) or the number of processes")
-    outcomes: dict[int, T | str] = {}
-    with tqdm(total=len(cases), desc=f"{doing.capitalize()} cases", unit="case", disable=not progress) as bar:
-        for index, outcome in _run(work, cases, workers, doing):
+    outcomes: dict[int, T | str] = dict(known)
+    to_do = {index: case for index, case in enumerate(cases) if index not in known}
+    name = f"{doing.capitalize()} cases"
+    with tqdm(total=len(cases), initial=len(known), desc=name, unit="case", disable=not progress) as bar:
+        for index, outcome in _run(work, to_do, workers, doing):
             outcomes[index] = outcome
             bar.update()
     ordered = [outcomes[index] for index in range(len(cases))]
@@ -68,15 +75,16 @@ def _report(problems: list[str], total: int, skip_option: str, *, skip_bad: bool
 
 
 def _run(
-    work: Callable[[Case], T | str], cases: Sequence[Case], workers: int, doing: str
+    work: Callable[[Case], T | str], cases: Mapping[int, Case], workers: int, doing: str
 ) -> Iterator[tuple[int, T | str]]:
     """(index, outcome) as cases finish. Spawned processes, because forking after JAX started can deadlock."""
-    if workers <= 1:
-        yield from ((index, work(case)) for index, case in enumerate(cases))
+    if workers <= 1 or not cases:
+        yield from ((index, work(case)) for index, case in cases.items())
         return
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(min(workers, len(cases)), mp_context=context, initializer=_end_with_parent)
     try:
-        futures: dict[Future[T | str], int] = {executor.submit(work, case): index for index, case in enumerate(cases)}
+        futures: dict[Future[T | str], int] = {executor.submit(work, case): index for index, case in cases.items()}
         yield from ((futures[future], future.result()) for future in as_completed(futures))
     except BrokenProcessPool as error:
         raise InputError(
@@ -84,3 +92,13 @@ def _run(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would otherwise finish its case and then wait for ever."""
+    threading.Thread(target=_wait_for_end, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _wait_for_end(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -11,22 +11,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_pipeline.errors import InputError
+from data_pipeline.owner import is_dead, this_process
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+# Names of version 0.2 and before have no owner.
+_TEMPORARY = re.compile(r"\..+?\.(?:(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}|[0-9a-f]{32})\.tmp")
 
 
 def _temporary_beside(path: Path) -> Path:
     """A free hidden name in the same folder, so that the final rename stays on one file system."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    return path.with_name(f".{path.name}.{this_process()}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def remove_abandoned(folder: Path, older_than: float) -> None:
-    """Remove what a killed process left of `folder_atomically` in `folder`, untouched for `older_than` seconds."""
+    """Remove what a killed process left of `folder_atomically` in `folder`.
+
+    At once where the process is known to be dead; what other hosts or unknown processes left, when it
+    has not been touched for `older_than` seconds.
+    """
     for left in folder.glob(".*.tmp"):
-        if not _TEMPORARY.fullmatch(left.name):
+        name = _TEMPORARY.fullmatch(left.name)
+        if name is None:
             continue
         with suppress(OSError):  # another process may be removing it too
-            if time.time() - left.stat().st_mtime > older_than:
+            dead = name["owner"] is not None and is_dead(name["owner"])
+            if dead or time.time() - left.stat().st_mtime > older_than:
                 shutil.rmtree(left)
 
 

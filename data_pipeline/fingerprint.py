@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from data_pipeline.checks import check_same_grid
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Modality, region_mask
 from data_pipeline.errors import InputError
 from data_pipeline.every_case import every_case
 from data_pipeline.formats import Case
 from data_pipeline.nifti import read_label
 from data_pipeline.resample import Shape, Spacing
-from data_pipeline.subject import read_scan
+from data_pipeline.scan import read_scan
 
 FOREGROUND_SAMPLES = 1_000_000
 """Tumour voxels that the intensity statistics of a modality are made from, over all cases.
@@ -123,7 +123,7 @@ def _measure_case(case: Case, samples: int, ignore_affine: bool) -> _CaseMeasure
         scan.reference.spacing,
         scan.mask.shape,
         scan.mask.size / float(np.prod(scan.reference.shape)),
-        _foreground_samples(scan.images, classes[scan.crop] > 0, samples),
+        _foreground_samples(scan.images, region_mask(classes[scan.crop], "WT"), samples),
     )
 
 

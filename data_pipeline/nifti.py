@@ -6,7 +6,6 @@ return to the file's own grid travels in `Geometry`.
 
 import gzip
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import IO
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Integer, UInt8
 from nibabel import orientations
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from data_pipeline.conventions import CLASSES, LabelConvention
-from data_pipeline.errors import InputError
+from data_pipeline.errors import FileError
 from data_pipeline.files import file_atomically
+from data_pipeline.stored import Stored, open_nifti, wrong_shape
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _INTEGER_TOLERANCE = 1e-3  # labels stored as scaled integers come back as 0.99999
@@ -53,59 +50,116 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Volume(Geometry):
-    """An image in canonical orientation."""
+    """An image in canonical orientation.
+
+    Attributes:
+      data: intensities.
+      range: smallest and largest of them.
+      channel: which volume of a 4-D file.
+    """
 
     data: Float32[np.ndarray, "d h w"]
+    range: tuple[float, float]
+    channel: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, for display; of a 4-D file with the volume."""
+        return self.source.name if self.channel is None else f"{self.source.name} volume {self.channel}"
 
     def geometry(self) -> Geometry:
         """The volume without its voxels."""
         return Geometry(**{name: getattr(self, name) for name in Geometry.__dataclass_fields__})
 
 
-def read_image(path: Path) -> Volume:
+def read_image(path: Path, channel: int | None = None) -> Volume:
     """One modality in canonical orientation, intensities as stored (scaling applied).
 
+    Args:
+      path: the file.
+      channel: which volume of a 4-D file; None expects one 3-D volume.
+
     Raises:
-      InputError: the file is missing, truncated, not NIfTI, not one 3-D volume, contains NaN or
+      FileError: as `open_nifti` and `image_of`.
+    """
+    return image_of(open_nifti(path), channel)
+
+
+def image_of(stored: Stored, channel: int | None = None) -> Volume:
+    """One volume of a file as an image.
+
+    Raises:
+      FileError: the file is not one 3-D volume or has no such channel, the volume contains NaN or
         Inf, or has the same value everywhere.
     """
-    values, geometry = _read(path)
-    with np.errstate(over="ignore"):  # beyond float32 becomes Inf, which is reported
+    values, geometry = _canonical(stored, channel)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes Inf, which is reported
         data = np.ascontiguousarray(values, np.float32)
-    low, high = data.min(), data.max()  # NaN and Inf propagate into one of the two
+    low, high = float(data.min()), float(data.max())  # NaN and Inf propagate into one of the two
+    which = "" if channel is None else f"volume {channel}: "
     if not (np.isfinite(low) and np.isfinite(high)):
         count = np.count_nonzero(~np.isfinite(data))
-        raise InputError(f"{path}: {count} voxels are NaN or Inf; repeat the preprocessing of this file")
+        raise FileError(stored.path, f"{which}{count} voxels are NaN or Inf", "repeat the preprocessing of this file")
     if low == high:
-        found = "is empty: every voxel is 0" if low == 0 else f"is constant: every voxel is {low:g}"
-        raise InputError(f"{path}: the image {found}; replace the file, or remove it to treat the modality as missing")
-    return Volume(data=data, **vars(geometry))
+        found = "the image is empty: every voxel is 0" if low == 0 else f"the image is constant: every voxel is {low:g}"
+        remedy = "replace the file, or remove it to treat the modality as missing"
+        raise FileError(stored.path, f"{which}{found}", remedy)
+    return Volume(data=data, range=(low, high), channel=channel, **vars(geometry))
 
 
 def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarray, "d h w"], Geometry]:
-    """A label file as internal classes 0 to 3 in canonical orientation.
+    """A label file as internal classes, the cavity among them, in canonical orientation.
 
     Raises:
-      InputError: as `read_image` for files that cannot be read, and for values that are not
-        integers or that the convention does not know.
+      FileError: as `open_nifti` for files that cannot be read, and for values that are not integers
+        or that the convention does not know.
     """
-    values, geometry = _read(path)
+    values, geometry = _canonical(open_nifti(path), None)
+    small, counts = _small_integers(path, values, convention)
+    unknown = [int(value) for value in np.flatnonzero(counts) if int(value) not in convention.to_class]
+    if unknown:
+        raise _unknown_labels(path, unknown, convention)
+    return np.ascontiguousarray(convention.decode(small)), geometry
+
+
+def _small_integers(
+    path: Path, values: np.ndarray, convention: LabelConvention
+) -> tuple[UInt8[np.ndarray, "d h w"], Integer[np.ndarray, "256"]]:
+    """Label values as bytes, with how often each occurs; no convention has other values."""
+    if values.dtype.kind == "f":
+        values = _rounded(path, values)
+    if values.dtype != np.uint8 and not (values.min() >= 0 and values.max() <= 255):
+        raise _unknown_labels(
+            path, [int(v) for v in np.unique(values) if int(v) not in convention.to_class], convention
+        )
+    small = values.astype(np.uint8, copy=False)
+    return small, np.bincount(small.ravel(order="K"), minlength=256)
+
+
+def _rounded(path: Path, values: np.ndarray) -> np.ndarray:
     rounded = np.rint(values)
     with np.errstate(invalid="ignore"):  # Inf − Inf; written so that NaN fails the comparison
+        if np.isfinite(values.min()) and np.isfinite(values.max()) and np.array_equal(rounded, values):
+            return rounded
         integer = np.abs(values - rounded) <= _INTEGER_TOLERANCE
     if not integer.all():
-        raise InputError(
-            f"{path}: found the label value {values[~integer][0]:g}, expected integers; "
-            "a label map must be resampled with nearest-neighbour interpolation: use the original file"
+        raise FileError(
+            path,
+            f"found the label value {values[~integer][0]:g}, expected integers",
+            "a label map must be resampled with nearest-neighbour interpolation: use the original file",
         )
-    unknown = [int(v) for v in np.unique(rounded) if int(v) not in convention.to_class]
-    if unknown:
-        raise InputError(
-            f"{path}: found label {_listed(unknown)}, expected one of {_listed(sorted(convention.to_class))} "
-            f"({convention.name}); pass --label-map (to train: --data.label_map) with what the values mean, as in "
-            '"1=NCR,2=ED,4=ET"'
+    return rounded
+
+
+def _unknown_labels(path: Path, unknown: list[int], convention: LabelConvention) -> FileError:
+    remedy = 'pass --label-map (to train: --data.label_map) with what the values mean, as in "1=NCR,2=ED,4=ET"'
+    if convention.name == "brats2023" and unknown == [4]:
+        remedy = (
+            "from 2024 on 4 is the resection cavity: pass --layout brats2024 (to train: --data.layout brats2024) if "
+            "this is such a set, else --label-map (to train: --data.label_map)"
         )
-    return convention.decode(np.ascontiguousarray(rounded, np.int32)), geometry
+    expected = _listed(sorted(convention.to_class))
+    return FileError(path, f"found label {_listed(unknown)}, expected one of {expected} ({convention.name})", remedy)
 
 
 def write_label(path: Path, classes: UInt8[np.ndarray, "d h w"], like: Geometry, convention: LabelConvention) -> None:
@@ -142,79 +196,38 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Voxels [D, H, W] in canonical orientation, in the data type that the file implies."""
-    image = _parse(path, _content(path))
-    shape = image.shape
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        raise InputError(
-            f"{path}: shape {shape}, expected one 3-D volume; split multi-channel files into one file per modality"
-        )
-    affine = np.asarray(image.affine, np.float64)
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path}: the affine {affine[:3].tolist()} is not invertible; repair the header")
-    try:
-        values = np.asanyarray(image.dataobj).reshape(shape[:3])
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: the voxel data are incomplete ({_one_line(error)}); copy or download the file again"
-        ) from error
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"{path}: voxels of type {values.dtype}, expected real numbers; convert to a scalar image")
-    orientation = orientations.io_orientation(affine)
+def _canonical(stored: Stored, channel: int | None) -> tuple[np.ndarray, Geometry]:
+    """A view of one volume in canonical orientation, in the data type that the file implies."""
+    values, shape = _volume(stored, channel)
+    orientation = orientations.io_orientation(stored.affine)
     canonical = orientations.apply_orientation(values, orientation)
-    canonical_affine = affine @ orientations.inv_ornt_aff(orientation, values.shape)
-    spacing = np.linalg.norm(canonical_affine[:3, :3], axis=0)
+    affine = stored.affine @ orientations.inv_ornt_aff(orientation, values.shape)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return canonical, Geometry(
-        affine=canonical_affine,
+        affine=affine,
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         shape=canonical.shape,
-        source=Path(path),
-        shape_on_disk=tuple(int(n) for n in shape),
-        affine_on_disk=affine,
-        header_on_disk=image.header,
+        source=stored.path,
+        shape_on_disk=shape,
+        affine_on_disk=stored.affine,
+        header_on_disk=stored.header,
     )
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of the NIfTI stream; gzip is read to its end, so that its checksum is verified."""
-    try:
-        content = Path(path).read_bytes()
-        if not content:
-            raise InputError(f"{path}: the file has zero bytes; copy or download it again")
-        return gzip.decompress(content) if Path(path).name.lower().endswith(".gz") else content
-    except gzip.BadGzipFile as error:
-        raise InputError(
-            f"{path}: not a valid gzip file ({error}); "
-            "copy or download it again, or rename it to .nii if it is not compressed"
-        ) from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: the gzip data are truncated or damaged ({error}); copy or download the file again"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and permissions"
-        ) from error
-
-
-def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
-    # The format's first field is the size of its header, in either byte order. Looking first keeps nibabel from
-    # logging its attempts to repair what was never NIfTI.
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    if not sizes & {348, 540}:
-        raise InputError(f"{path}: not a NIfTI file (no NIfTI header); convert it, for example with dcm2niix")
-    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
-    try:
-        return kind.from_bytes(content)
-    except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OSError) as error:
-        raise InputError(
-            f"{path}: not a NIfTI file ({_one_line(error)}); convert it, for example with dcm2niix"
-        ) from error
+def _volume(stored: Stored, channel: int | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Three axes of a file, and the shape of a file with such a volume alone."""
+    shape = tuple(int(n) for n in stored.values.shape)
+    if channel is None:
+        if any(n != 1 for n in shape[3:]):
+            raise wrong_shape(stored.path, shape)
+        return stored.values.reshape(shape[:3], order="A"), shape
+    if len(shape) < 4 or any(n != 1 for n in shape[4:]) or not channel < shape[3]:
+        raise FileError(
+            stored.path,
+            f"shape {shape}, expected a 4-D file with a volume {channel}",
+            "compare the file with the channels of dataset.json",
+        )
+    return stored.values.reshape(shape[:4], order="A")[..., channel], shape[:3]
 
 
 def _to_disk(values: np.ndarray, like: Geometry) -> np.ndarray:

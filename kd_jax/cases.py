@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import platformdirs
 
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.formats import Case, describe, find_cases
 from data_pipeline.loader import LoaderSettings
 from data_pipeline.phantom import phantom_folder
-from data_pipeline.prepare import PreparedCase, prepare_cases
+from data_pipeline.prepare import PreparedCase, cache_home, prepare_cases, prepared_folder
 from data_pipeline.sampling import EACH_CLASS, EACH_REGION
 from kd_jax.config import Config, DataConfig
+from kd_jax.folds import Fold, read_folds
 from kd_jax.parallel import on_first_host
-from kd_jax.split import SplitRecord, given_split, split_patients
+from kd_jax.split import SplitRecord, cross_validation, given_split, split_patients
 
 NOTES_SHOWN = 10
 """Notes about cases that are printed; the others are counted."""
@@ -26,16 +26,30 @@ NOTES_SHOWN = 10
 
 @dataclass(frozen=True)
 class Split:
-    """The prepared cases of a run."""
+    """The prepared cases of a run.
+
+    Attributes:
+      train: those it trains on.
+      validation: those held out.
+      roots: where the cases are.
+      folds: all folds, this one among them, as the run folder has them.
+    """
 
     train: tuple[PreparedCase, ...]
     validation: tuple[PreparedCase, ...]
-    root: Path
+    roots: tuple[Path, ...]
+    folds: tuple[Fold, ...]
+
+    @property
+    def place(self) -> str:
+        """Where the cases are, in words."""
+        return ", ".join(map(str, self.roots))
 
     def record(self, data: DataConfig) -> SplitRecord:
         """What is kept of it in the run folder."""
         return SplitRecord(
-            data_root=str(self.root.resolve()),
+            data_root=[str(root.resolve()) for root in self.roots],
+            layout=data.layout,
             label_map=data.label_map,
             ignore_affine=data.ignore_affine,
             train=[case.id for case in self.train],
@@ -78,19 +92,23 @@ def loader_settings(config: Config) -> LoaderSettings:
 
 def cache_folder(data: DataConfig) -> Path:
     """Where phantoms and prepared cases are kept."""
-    return data.cache or Path(platformdirs.user_cache_dir("kd_jax"))
+    return cache_home(data.cache)
 
 
 def _gather(config: Config, *, progress: bool) -> Split:
     data = config.data
-    root, cases = _find(data, progress=progress)
+    roots, cases = _find(data, progress=progress)
+    if progress:
+        print("\n".join(describe(cases)), file=sys.stderr)
     # What is wrong with the split is said before the work, and cases it does not name are not prepared.
     chosen = sorted({index for part in _split(cases, data) for index in part})
     prepared = _prepare([cases[index] for index in chosen], config, progress=progress)
     if progress:
         _show_notes(prepared)
     train, validation = _split(prepared, data, some_left_out=data.skip_bad)
-    return Split(tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), root)
+    return Split(
+        tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), roots, _folds(prepared, data)
+    )
 
 
 def _split(
@@ -98,16 +116,25 @@ def _split(
 ) -> tuple[list[int], list[int]]:
     if data.splits is None:
         return split_patients([case.patient for case in cases], data.folds, data.fold)
-    return given_split(data.splits, data.fold, [case.id for case in cases], some_left_out=some_left_out)
+    ids, patients = [case.id for case in cases], [case.patient for case in cases]
+    return given_split(data.splits, data.fold, ids, patients, some_left_out=some_left_out)
 
 
-def _find(data: DataConfig, *, progress: bool) -> tuple[Path, list[Case]]:
-    root = data.root
-    if root is None:
+def _folds(cases: Sequence[PreparedCase], data: DataConfig) -> tuple[Fold, ...]:
+    """Those of a given split as they are, or the cross-validation of the cases that can be used."""
+    if data.splits is not None:
+        return tuple(read_folds(data.splits))
+    return tuple(cross_validation([case.id for case in cases], [case.patient for case in cases], data.folds))
+
+
+def _find(data: DataConfig, *, progress: bool) -> tuple[tuple[Path, ...], list[Case]]:
+    roots = data.root
+    if roots is None:
         spacing = min(data.spacing)
         cache = cache_folder(data)
-        root = phantom_folder(data.phantom_cases, data.phantom_seed, spacing, cache=cache, progress=progress)
-    return root, find_cases(root, data.label_map)
+        made = phantom_folder(data.phantom_cases, data.phantom_seed, spacing, cache=cache, progress=progress)
+        return (made,), find_cases(made)
+    return roots, find_cases(roots, data.label_map, data.layout)
 
 
 def _prepare(cases: Sequence[Case], config: Config, *, progress: bool) -> list[PreparedCase]:
@@ -129,7 +156,7 @@ def _prepare(cases: Sequence[Case], config: Config, *, progress: bool) -> list[P
         prepared = prepare_cases(
             usable,
             data.spacing,
-            cache_folder(data) / "prepared",
+            prepared_folder(data.cache),
             workers=min(available_cores(), len(usable)),
             skip_bad=data.skip_bad,
             progress=progress,

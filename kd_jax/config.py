@@ -7,23 +7,17 @@ the published setting.
 """
 
 import math
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from data_pipeline.augment import Augmentation
 from data_pipeline.conventions import CLASSES, MODALITIES, REGION_CLASSES, Modality
+from kd_jax.config_data import STRICT, DataConfig, PositiveFloat, PositiveInt, Triple
 
 MIN_SAMPLES = 4
 """Fewer samples give a cross-correlation without information: with two, every entry is ±1."""
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Axis = Literal["x", "y", "z"]
 AXES: tuple[Axis, ...] = ("x", "y", "z")
 """Axes of every volume, in order: towards right, anterior, superior."""
@@ -39,46 +33,7 @@ PerStage = Annotated[tuple[PositiveInt, ...], BeforeValidator(_one_or_each)]
 """One number for all stages, or one for each."""
 
 
-@dataclass(frozen=True, config=_STRICT)
-class DataConfig:
-    """Which cases, at which spacing, in which patches."""
-
-    root: Annotated[Path | None, Field(description="folder of cases; none trains on the embedded phantom")] = None
-    label_map: Annotated[
-        str | None, Field(description="meaning of label values where file names do not tell, e.g. 1=NCR,2=ED,4=ET")
-    ] = None
-    ignore_affine: Annotated[bool, Field(description="accept modalities whose affines differ")] = False
-    skip_bad: Annotated[bool, Field(description="leave out cases with problems instead of stopping")] = False
-    phantom_cases: Annotated[PositiveInt, Field(description="size of the embedded data set")] = 40
-    phantom_seed: Annotated[int, Field(ge=0, description="seed of the embedded data set")] = 0
-    spacing: Annotated[
-        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
-    ] = (2.0, 2.0, 2.0)
-    patch: Annotated[Triple, Field(description="patch size in voxels")] = (48, 48, 48)
-    folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
-    splits: Annotated[
-        Path | None,
-        Field(description="JSON of folds in nnU-Net's form (splits_final.json) instead of the seeded cross-validation"),
-    ] = None
-    fold: Annotated[
-        Annotated[int, Field(ge=0)] | Literal["all"],
-        Field(description="fold held out for validation; all trains and validates on every case"),
-    ] = 0
-    foreground: Annotated[Probability, Field(description="share of a batch centred on tumour (nnU-Net: 0.33)")] = 0.33
-    workers: Annotated[int, Field(ge=0, description="worker processes; 0 loads in threads")] = 0
-    cache: Annotated[
-        Path | None, Field(description="folder for phantoms and prepared cases; none is the user's cache folder")
-    ] = None
-    augmentation: Augmentation = Augmentation()
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
-        if self.splits is None and self.fold != "all" and self.fold >= self.folds:
-            raise ValueError(f"data.fold is {self.fold}; allowed: 0 to {self.folds - 1} (data.folds - 1), or all")
-        return self
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class NetworkConfig:
     """A 3-D U-Net as nnU-Net's plain or residual-encoder one, by stage."""
 
@@ -174,12 +129,12 @@ def _for_each(values: tuple[int, ...], stages: int) -> tuple[int, ...]:
     return values * stages if len(values) == 1 else values
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TeacherConfig(NetworkConfig):
     """The network that sees every modality."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class StudentConfig(NetworkConfig):
     """The network that sees what the clinic has."""
 
@@ -189,7 +144,7 @@ class StudentConfig(NetworkConfig):
     )
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class LossConfig:
     """Deep-supervised segmentation loss of both networks."""
 
@@ -206,7 +161,7 @@ class LossConfig:
     deep_supervision: Annotated[bool, Field(description="supervise every decoder level but the coarsest")] = True
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DistillationConfig:
     """The Barlow Twins term between the bottlenecks; each choice the paper leaves open is a setting."""
 
@@ -240,7 +195,7 @@ class DistillationConfig:
         return self
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class OptimiserConfig:
     """nnU-Net's SGD and schedule; one optimiser state per network."""
 
@@ -256,7 +211,7 @@ def _remat_by_name(value: object) -> object:
     return {"false": "none", "true": "blocks"}.get(str(value).lower(), value)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """How long, how large, in which precision."""
 
@@ -286,7 +241,7 @@ class TrainConfig:
     save_every: Annotated[PositiveInt, Field(description="epochs between checkpoints")] = 1
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One run."""
 

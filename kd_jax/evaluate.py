@@ -19,8 +19,9 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from data_pipeline.checks import check_same_grid
+from data_pipeline.conventions import without_cavity
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case, describe
 from data_pipeline.nifti import read_label, write_label
 from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
@@ -57,9 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     networks: tuple[NetworkName | None, ...] = ("student", "teacher") if args.network == "both" else (args.network,)
     segmenters = [load_segmenter(args.runs, network, args.checkpoint, mirror=args.mirror) for network in networks]
-    data = evaluation_data(args.runs, args.data, args.label_map)
+    data = evaluation_data(args.runs, args.data, args.label_map, args.layout)
     conditions = Conditions(args.runs, args.checkpoint, args.empty, data)
     folder = args.output or args.runs[0] / "evaluation" / data.name
+    for line in describe([case for part in data.parts for case in part.cases]):
+        print(line, file=sys.stderr)
     refuse_other_data(folder / SUMMARY_FILE, data, args.runs)
     ensure_writable(folder)
     evaluations: dict[str, Evaluation] = {}
@@ -99,7 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_network_options(parser, (*get_args(NetworkName), "both"), get_args(Which))
     add_postprocessing_options(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of labelled cases, or of one patient")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="folders of labelled cases, of one patient, or CSV files; several are joined",
+    )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
     parser.add_argument(
         "--label-map",
         metavar="MAP",
@@ -184,7 +194,8 @@ def _segment(
     segmentation = segment_case(segmenter, case, ignore_affine=ignore_affine)
     grid = segmentation.subject.reference
     check_same_grid(grid, geometry, ignore_affine=ignore_affine)
-    return replace(segmentation, classes=apply_postprocessing(segmentation.classes, grid.spacing, rule)), reference
+    classes = apply_postprocessing(segmentation.classes, grid.spacing, rule)
+    return replace(segmentation, classes=classes), without_cavity(reference)
 
 
 def _require_scores(evaluations: Evaluations, data: EvaluationData) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
-from kd_jax.split import SPLIT_FILE, SplitRecord
+from kd_jax.split import SPLIT_FILE, SplitRecord, joined_name
 
 HELD_OUT = "validation"
 """Name of a run's own held-out cases."""
@@ -57,8 +57,10 @@ class EvaluationData:
         return ", ".join(map(str, self.paths))
 
 
-def evaluation_data(runs: Sequence[Path], data: Path | None, label_map: str | None) -> EvaluationData:
-    """The cases of a folder, or the held-out cases of each run if `data` is None.
+def evaluation_data(
+    runs: Sequence[Path], data: Sequence[Path] | None, label_map: str | None, layout: str | None = None
+) -> EvaluationData:
+    """The cases of folders (or CSV files), or the held-out cases of each run if `data` is None.
 
     Raises:
       InputError: a run does not say which cases it held out, they are no longer there, two runs held out the same
@@ -66,11 +68,11 @@ def evaluation_data(runs: Sequence[Path], data: Path | None, label_map: str | No
     """
     splits = [SplitRecord.read(run) for run in runs]
     if data is not None:
-        cases = find_cases(data, label_map)
+        cases = find_cases(data, label_map, layout)
         trained = {case for split in splits if split for case in split.train}
-        name = data.resolve().name + ("_ensemble" if len(runs) > 1 else "")
+        name = joined_name(data) + ("_ensemble" if len(runs) > 1 else "")
         trained_on = [case.id for case in cases if case.id in trained]
-        return EvaluationData(name, [data.resolve()], [Part(cases, False)], False, trained_on)
+        return EvaluationData(name, [root.resolve() for root in data], [Part(cases, False)], False, trained_on)
     parts, paths, trained_on = [], [], []
     owners: dict[str, Path] = {}
     for run, split in zip(runs, splits, strict=True):
@@ -79,24 +81,25 @@ def evaluation_data(runs: Sequence[Path], data: Path | None, label_map: str | No
                 f"{run / SPLIT_FILE}: not there, so the held-out cases are unknown; check that {run} is a run folder, "
                 "or give labelled cases with --data"
             )
-        cases = _held_out(run, split, label_map)
+        cases = _held_out(run, split, label_map, layout)
         _claim(owners, run, cases)
         trained_on += [case.id for case in cases if case.id in split.train]
         parts.append(Part(cases, split.ignore_affine))
-        paths.append(Path(split.data_root).resolve())
+        paths += [root.resolve() for root in split.roots]
     name = CROSS_VALIDATION if len(runs) > 1 else HELD_OUT
     return EvaluationData(name, list(dict.fromkeys(paths)), parts, True, trained_on)
 
 
-def _held_out(run: Path, split: SplitRecord, label_map: str | None) -> list[Case]:
-    path, wanted = Path(split.data_root), set(split.validation)
-    if not path.is_dir():
-        raise InputError(f"{path}: the data of {run} are no longer there; say where they are with --data")
-    cases = [case for case in find_cases(path, label_map or split.label_map) if case.id in wanted]
+def _held_out(run: Path, split: SplitRecord, label_map: str | None, layout: str | None) -> list[Case]:
+    wanted = set(split.validation)
+    if (lost := next((root for root in split.roots if not root.exists()), None)) is not None:
+        raise InputError(f"{lost}: the data of {run} are no longer there; say where they are with --data")
+    found = find_cases(split.roots, label_map or split.label_map, layout or split.layout)
+    cases = [case for case in found if case.id in wanted]
     if missing := sorted(wanted - {case.id for case in cases}):
         raise InputError(
-            f"{path}: {len(missing)} of the {len(wanted)} held-out cases of {run} are missing, first {missing[0]}; "
-            "restore them, or choose other cases with --data"
+            f"{split.place}: {len(missing)} of the {len(wanted)} held-out cases of {run} are missing, first "
+            f"{missing[0]}; restore them, or choose other cases with --data"
         )
     return cases
 

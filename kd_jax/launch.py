@@ -1,7 +1,7 @@
 """The training command: from its arguments to a run that trains.
 
-Without arguments it is a small pair on the embedded phantom. The run folder gets config.json, environment.json and
-split.json here, the rest from `kd_jax.training`.
+Without arguments it is a small pair on the embedded phantom. The run folder gets config.json, environment.json,
+split.json and splits_final.json here, the rest from `kd_jax.training`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         say("settings are those of the small phantom run; for BraTS see --config experiments/configs/paper.toml")
     split = gather_cases(config)
     record = split.record(config.data)
-    on_first_host("run opened", lambda: open_run(run, config, record, arguments, overwrite=args.overwrite))
+    on_first_host("run opened", lambda: open_run(run, config, record, split.folds, arguments, overwrite=args.overwrite))
     return train(config, run, split, resume=False, teacher=None if teacher is None else teacher.params)
 
 
@@ -53,7 +53,7 @@ def _resume(args: argparse.Namespace) -> int:
     config = resume_run(args.run, overrides_from(args))
     split = gather_cases(config)
     record = split.record(config.data)
-    on_first_host("split checked", lambda: resume_split(args.run, record))
+    on_first_host("split checked", lambda: resume_split(args.run, record, split.folds))
     return train(config, args.run, split, resume=True)
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint, measure_cases
-from data_pipeline.formats import find_cases
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
 from kd_jax.cli import ensure_writable, run_command
 from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
 from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     _check_numbers(args)
     if args.output.exists() and not args.overwrite:
         raise InputError(f"{args.output}: already there; choose another --output, or pass --overwrite")
-    cases = find_cases(args.data, args.label_map)
+    cases = find_cases(args.data, args.label_map, args.layout)
+    print("\n".join(describe(cases)))
     ensure_writable(args.output.parent)
     fingerprint = measure_cases(
         cases,
@@ -41,7 +42,12 @@ def main(arguments: Sequence[str]) -> int:
     memory = default_memory(args.preset, args.networks) if args.memory is None else args.memory
     plan = plan_networks(fingerprint, args.preset, memory=memory, networks=args.networks, spacing=args.spacing)
     document = plan_document(
-        plan, fingerprint, root=args.data, preset=args.preset, memory=memory, networks=args.networks
+        plan,
+        fingerprint,
+        root=", ".join(map(str, args.data)),
+        preset=args.preset,
+        memory=memory,
+        networks=args.networks,
     )
     write_plan(args.output, document)
     _show(plan, fingerprint, args.preset, memory, args.networks)
@@ -56,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "stages, strides, kernels and features of teacher and student. Writes a JSON file to read and to edit, for "
         "python -m kd_jax.train --plan.",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of cases, each with its label file")
+    parser.add_argument(
+        "data", type=Path, nargs="+", metavar="DATA", help="folders of cases with their labels, or CSV files; joined"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", default=Path("plan.json"), help="(default: %(default)s)"
     )
@@ -86,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label-map", metavar="MAP", help='meaning of label values, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
     )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
     parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
     parser.add_argument("--skip-bad", action="store_true", help="leave out cases with problems instead of stopping")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read cases (default: one per core)")
@@ -144,7 +153,9 @@ def _times(values: Sequence[float]) -> str:
 
 def _training_command(args: argparse.Namespace) -> str:
     command = ["python", "-m", "kd_jax.train", "--config", "experiments/configs/nnunet.toml"]
-    command += ["--plan", str(args.output), "--data.root", str(args.data)]
+    command += ["--plan", str(args.output), "--data.root", *map(str, args.data)]
+    if args.layout is not None:
+        command += ["--data.layout", args.layout]
     if args.label_map is not None:
         command += ["--data.label_map", args.label_map]
     if args.ignore_affine:

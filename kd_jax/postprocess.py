@@ -14,9 +14,9 @@ from typing import get_args
 from rich.console import Console
 
 from data_pipeline.checks import check_same_grid
-from data_pipeline.conventions import Region
+from data_pipeline.conventions import Region, without_cavity
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case
 from data_pipeline.nifti import read_label
 from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import add_network_options, ensure_writable, run_command
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """Decide and write as the command line says."""
     args = _parser().parse_args(arguments)
     segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
-    data = evaluation_data(args.runs, args.data, args.label_map)
+    data = evaluation_data(args.runs, args.data, args.label_map, args.layout)
     _refuse_trained_on(data, args.runs)
     _refuse_unusable(segmenter, data)
     _refuse_existing(segmenter, overwrite=args.overwrite)
@@ -101,8 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         help="whose Dice decides: NCR, ED and ET, or WT, TC and ET (default: what the network was trained on)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="decide on the labelled cases of a folder, not trained on, instead"
+        "--data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="decide on the labelled cases of folders or CSV files, not trained on, instead",
     )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
     parser.add_argument(
         "--label-map", metavar="MAP", help='meaning of the label values, e.g. "1=NCR,2=ED,4=ET" (default: by names)'
     )
@@ -164,7 +169,8 @@ def _count(
             reference, geometry = read_label(case.label, case.convention)
             segmentation = segment_case(scorer, case, ignore_affine=loose)
             check_same_grid(segmentation.subject.reference, geometry, ignore_affine=loose)
-            yield case.id, count_case(segmentation.classes, reference, segmentation.subject.reference.spacing, parts)
+            spacing = segmentation.subject.reference.spacing
+            yield case.id, count_case(segmentation.classes, without_cavity(reference), spacing, parts)
 
 
 def _decide(counts: dict[str, CaseCounts], decided_on: DecidedOn, thresholds_ml: Sequence[float]) -> Postprocessing:

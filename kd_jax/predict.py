@@ -13,10 +13,10 @@ from typing import get_args
 
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case, find_cases
 from data_pipeline.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
+from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, run_command
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
@@ -35,7 +35,9 @@ class Settings:
     output: Path
     probabilities: bool
     label_map: str | None
+    layout: str | None
     ignore_affine: bool
+    accept_raw: bool
 
     def label_path(self, case: Case) -> Path:
         """Where the label map of a case goes."""
@@ -49,8 +51,10 @@ class Settings:
 def main(arguments: Sequence[str]) -> int:
     """Predict as the command line says; returns 1 if a case could not be segmented."""
     args = _parser().parse_args(arguments)
-    settings = Settings(args.output, args.probabilities, args.label_map, args.ignore_affine)
-    cases = find_cases(args.input, args.label_map)
+    settings = Settings(
+        args.output, args.probabilities, args.label_map, args.layout, args.ignore_affine, args.accept_raw
+    )
+    cases = find_cases(args.input, args.label_map, args.layout)
     if not args.overwrite:
         _refuse_existing(cases, settings)
     segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
@@ -69,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             segmentation = _segment(segmenter, case, chosen.rule, settings)
         except InputError as error:
-            failures[case.id] = one_line(error)
-            print(f"error: {case.id}: {one_line(error)}", file=sys.stderr, flush=True)
+            failures[case.id] = str(error)  # in its own lines: commands among them are there to be copied
+            print(f"error: {case.id}: {error}", file=sys.stderr, flush=True)
             continue
         # Not inside the try: where the results of one case cannot be written, no other's can.
         _write(segmentation, segmenter, case, settings)
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="folder of a run, as kd_jax.train printed it; the logits of several (folds, for example) are averaged",
     )
-    parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case, or of many")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case or of many, or a CSV file")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")
     add_network_options(parser, get_args(NetworkName), get_args(Which))
     parser.add_argument(
@@ -105,7 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label-map", metavar="MAP", help='label values to write, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
     )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
     parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    parser.add_argument(
+        "--accept-raw",
+        action="store_true",
+        help="segment raw clinical scans (with skull, not on one grid of 1 mm) as they are; without it they are "
+        "refused with the commands that prepare them, as networks trained on BraTS fail on them",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     return parser
 
@@ -122,7 +133,8 @@ def _refuse_existing(cases: Sequence[Case], settings: Settings) -> None:
 def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
     """One line on what was found in a case and what is made of it."""
     values = ", ".join(f"{case.convention.from_class[i]} {name}" for i, name in enumerate(CLASSES) if i > 0)
-    why = "--label-map" if settings.label_map else f"file names as in {case.layout}"
+    given = "--layout" if settings.layout else f"file names as in {case.layout}"
+    why = "--label-map" if settings.label_map else given
     used = ", ".join(m for m in segmenter.modalities if m in case.images) or "none"
     return (
         f"{case.id}: found {', '.join(case.images) or 'no modality'}; used {used}; "
@@ -138,7 +150,11 @@ def _segment(segmenter: Segmenter, case: Case, rule: Postprocessing, settings: S
             f"{', '.join(segmenter.modalities)}: add the files, or use a run trained without them"
         )
     segmentation = segment_case(
-        segmenter, case, probabilities=settings.probabilities, ignore_affine=settings.ignore_affine
+        segmenter,
+        case,
+        probabilities=settings.probabilities,
+        ignore_affine=settings.ignore_affine,
+        refuse_raw=not settings.accept_raw,
     )
     for note in segmentation.notes:
         print(f"  note: {note}")

@@ -19,8 +19,9 @@ from kd_jax import __version__
 from kd_jax.checkpoint import has_checkpoint
 from kd_jax.cli import ensure_writable
 from kd_jax.config import Config
+from kd_jax.folds import Fold, resume_folds, write_folds
 from kd_jax.settings import config_values, dump_config, load_config
-from kd_jax.split import SplitRecord
+from kd_jax.split import SplitRecord, joined_name
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -31,7 +32,7 @@ _PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 def default_run(config: Config) -> Path:
     """A folder for a new run: runs/DATA_SUBSET_TIME."""
-    data = "phantom" if config.data.root is None else config.data.root.resolve().name
+    data = "phantom" if config.data.root is None else joined_name(config.data.root)
     return Path("runs") / f"{data}_{'-'.join(config.student.modalities)}_{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -53,8 +54,16 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
     ensure_writable(run)
 
 
-def open_run(run: Path, config: Config, split: SplitRecord, arguments: Sequence[str], *, overwrite: bool) -> None:
-    """Makes the folder of a new run and writes its configuration, environment and split.
+def open_run(
+    run: Path,
+    config: Config,
+    split: SplitRecord,
+    folds: Sequence[Fold],
+    arguments: Sequence[str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Makes the folder of a new run and writes its configuration, environment, split and folds.
 
     Raises:
       InputError: as `check_new_run`.
@@ -65,6 +74,7 @@ def open_run(run: Path, config: Config, split: SplitRecord, arguments: Sequence[
     write_atomically(run / CONFIG_FILE, dump_config(config).encode())
     write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
     split.write(run)
+    write_folds(run, folds)
 
 
 def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
@@ -88,20 +98,21 @@ def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
     return after
 
 
-def resume_split(run: Path, split: SplitRecord) -> None:
+def resume_split(run: Path, split: SplitRecord, folds: Sequence[Fold]) -> None:
     """Holds the cases found now against those the run was started with, and writes where they are now.
 
     Raises:
-      InputError: other cases train or are held out than before.
+      InputError: other cases train or are held out than before, or the folds are others.
     """
     before = SplitRecord.read(run)
     if before is not None and (before.train, before.validation) != (split.train, split.validation):
         old, new = {*before.train, *before.validation}, {*split.train, *split.validation}
         changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, split otherwise"
         raise InputError(
-            f"{split.data_root}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
+            f"{split.place}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
             f"{changed}); bring back what was there, or start a new run"
         )
+    resume_folds(run, folds)
     split.write(run)
 
 

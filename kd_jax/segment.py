@@ -151,6 +151,7 @@ def segment_case(
     *,
     probabilities: bool = False,
     ignore_affine: bool = False,
+    refuse_raw: bool = False,
     progress: bool = True,
 ) -> Segmentation:
     """Segment one case that has every modality of the networks. Its label is not read.
@@ -166,6 +167,7 @@ def segment_case(
       case: from `data_pipeline.formats.find_cases`.
       probabilities: return them as well.
       ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
+      refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
       progress: show the windows as a bar, on a terminal.
 
     Raises:
@@ -174,7 +176,7 @@ def segment_case(
     outputs, outside = segmenter.outputs, OUTSIDE[segmenter.outputs]
     first: Subject | None = None
     notes: list[str] = []
-    for subject, members in _read(segmenter, case, ignore_affine):
+    for subject, members in _read(segmenter, case, ignore_affine, refuse_raw):
         if first is None:
             first = subject
             total = storage.zeros((*subject.reference.shape, len(outside)))
@@ -214,14 +216,17 @@ def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:
     )
 
 
-def _read(segmenter: Segmenter, case: Case, ignore_affine: bool) -> Iterator[tuple[Subject, list[Member]]]:
+def _read(
+    segmenter: Segmenter, case: Case, ignore_affine: bool, refuse_raw: bool
+) -> Iterator[tuple[Subject, list[Member]]]:
     """The case as the members see it, once for all that see the same."""
     alike: dict[tuple[Spacing, tuple[Modality, ...]], list[Member]] = {}
     for member in segmenter.members:
         alike.setdefault((member.config.data.spacing, member.modalities), []).append(member)
     for (spacing, modalities), members in alike.items():
         unlabelled = replace(case, label=None)
-        yield load_subject(unlabelled, spacing, modalities, ignore_affine=ignore_affine), members
+        subject = load_subject(unlabelled, spacing, modalities, ignore_affine=ignore_affine, refuse_raw=refuse_raw)
+        yield subject, members
 
 
 def _apply(member: Member, subject: Subject, progress: bool) -> Float32[np.ndarray, "d h w k"]:

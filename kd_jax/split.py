@@ -1,16 +1,16 @@
 """Which cases train and which are held out: nnU-Net's cross-validation, or a given one; and the file that says so."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import TypeAdapter, ValidationError
 from sklearn.model_selection import KFold
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
+from kd_jax.folds import Fold, read_folds
 
 SPLIT_FILE = "split.json"
 SPLIT_SEED = 12345
@@ -22,18 +22,30 @@ class SplitRecord:
     """What `RUN/split.json` holds.
 
     Attributes:
-      data_root: folder of the cases.
+      data_root: folders of the cases, or CSV files.
       label_map: meaning of label values, where given.
       ignore_affine: whether modalities whose affines differ were accepted.
       train: ids of the training cases.
       validation: ids of the held-out cases.
+      layout: that the names were taken for, where given.
     """
 
-    data_root: str
+    data_root: list[str]
     label_map: str | None
     ignore_affine: bool
     train: list[str]
     validation: list[str]
+    layout: str | None = None
+
+    @property
+    def roots(self) -> list[Path]:
+        """Where the cases are."""
+        return [Path(root) for root in self.data_root]
+
+    @property
+    def place(self) -> str:
+        """Where the cases are, in words."""
+        return ", ".join(self.data_root)
 
     def write(self, run: Path) -> None:
         """Writes the file, atomically."""
@@ -50,9 +62,17 @@ class SplitRecord:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            values = json.loads(path.read_text())
+            if isinstance(values["data_root"], str):  # written by version 0.2 and before
+                values["data_root"] = [values["data_root"]]
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}: damaged ({error}); train again, or give labelled cases with --data") from error
+
+
+def joined_name(roots: Sequence[Path]) -> str:
+    """What results on these data are called after."""
+    return "+".join(root.resolve().stem if root.is_file() else root.resolve().name for root in roots)
 
 
 def split_patients(patients: Sequence[str], folds: int, fold: int | str) -> tuple[list[int], list[int]]:
@@ -81,16 +101,21 @@ def split_patients(patients: Sequence[str], folds: int, fold: int | str) -> tupl
     )
 
 
-@dataclass(frozen=True)
-class _Fold:
-    """One fold of nnU-Net's `splits_final.json`, by case."""
+def cross_validation(cases: Sequence[str], patients: Sequence[str], folds: int) -> list[Fold]:
+    """All folds of `split_patients`, by id; with fewer patients than folds, one that trains and validates on all.
 
-    train: list[str]
-    val: list[str]
+    Args:
+      cases: ids.
+      patients: whose the cases are.
+      folds: how many.
+    """
+    numbers: Sequence[int | str] = range(folds) if len(set(patients)) >= folds else ["all"]
+    splits = [split_patients(patients, folds, number) for number in numbers]
+    return [Fold(sorted(cases[i] for i in train), sorted(cases[i] for i in held)) for train, held in splits]
 
 
 def given_split(
-    file: Path, fold: int | str, cases: Sequence[str], *, some_left_out: bool = False
+    file: Path, fold: int | str, cases: Sequence[str], patients: Sequence[str], *, some_left_out: bool = False
 ) -> tuple[list[int], list[int]]:
     """Indices of training and validation cases as a file in nnU-Net's form says: [{"train": […], "val": […]}, …].
 
@@ -98,22 +123,24 @@ def given_split(
       file: nnU-Net's `splits_final.json`, or one like it.
       fold: which entry; "all" trains and validates on every case of the file.
       cases: identifiers of the cases there are. Those the fold does not name are in neither part.
+      patients: whose these are.
       some_left_out: cases of the file may be missing from `cases`, because they could not be used.
 
     Raises:
       InputError: the file cannot be read or is of another form, has no such fold, names a case that is not there or
-        one case twice, or leaves a part empty.
+        one case twice, has a patient on both sides, or leaves a part empty.
     """
-    folds = _read_folds(file)
+    folds = read_folds(file)
     if fold == "all":
         everyone = sorted({name for entry in folds for name in (*entry.train, *entry.val)})
-        chosen = _Fold(everyone, everyone)
+        chosen = Fold(everyone, everyone)
     elif int(fold) >= len(folds):
         raise InputError(f"{file}: has {len(folds)} folds; data.fold {fold} is not there: give 0 to {len(folds) - 1}")
     else:
         chosen = folds[int(fold)]
         if both := sorted(set(chosen.train) & set(chosen.val)):
             raise InputError(f"{file}: fold {fold} trains on what it holds out, first {both[0]}; remove one of the two")
+        _refuse_shared_patients(file, fold, chosen, dict(zip(cases, patients, strict=True)))
     place = {name: index for index, name in enumerate(cases)}
     unknown = [name for name in (*chosen.train, *chosen.val) if name not in place]
     if unknown and not some_left_out:
@@ -127,23 +154,15 @@ def given_split(
     return sorted(train), sorted(held)
 
 
-def _read_folds(file: Path) -> list[_Fold]:
-    expected = 'expected nnU-Net\'s form, [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]'
-    try:
-        folds = TypeAdapter(list[_Fold]).validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror or error}); give a file with --data.splits"
-        ) from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{file}: {expected}, found at {where or 'the top'}: {problem['msg']}") from error
-    for number, entry in enumerate(folds):
-        for part, names in asdict(entry).items():
-            if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
-                raise InputError(f"{file}: fold {number} names {twice} twice in {part}; name it once")
-    if not folds:
-        raise InputError(f"{file}: {expected}, found no fold")
-    return folds
+def _refuse_shared_patients(file: Path, fold: int | str, chosen: Fold, patients: Mapping[str, str]) -> None:
+    """The time points of a patient look alike: held-out ones would be known from training."""
+    held = {patients[name] for name in chosen.val if name in patients}
+    shared = sorted({patients[name] for name in chosen.train if name in patients} & held)
+    if not shared:
+        return
+    of_first = [[name for name in part if patients.get(name) == shared[0]] for part in (chosen.train, chosen.val)]
+    raise InputError(
+        f"{file}: fold {fold} has {len(shared)} patients on both sides, first {shared[0]} (trains on "
+        f"{', '.join(of_first[0])}; holds out {', '.join(of_first[1])}); put all cases of a patient on one side, or "
+        "leave --data.splits out: folds are then made by patient"
+    )

@@ -201,7 +201,7 @@ def _placement() -> dict[str, int]:
 
 def _announce(config: Config, run: Path, split: Split, state: TrainState, per_device: int, progress: Progress) -> None:
     device = jax.local_devices()[0]
-    say(f"run {run}: {len(split.train)} training and {len(split.validation)} validation cases of {split.root}")
+    say(f"run {run}: {len(split.train)} training and {len(split.validation)} validation cases of {split.place}")
     for name, side in (("teacher", state.teacher), ("student", state.student)):
         settings = getattr(config, name)
         size = sum(leaf.size for leaf in jax.tree.leaves(side.params["network"])) / 1e6

@@ -1,43 +1,15 @@
 """nnU-Net's dataset.json: which channel is which modality, and what each output of the network stands for."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from data_pipeline.conventions import CLASSES, MODALITIES, REGION_CLASSES, Modality
+from data_pipeline.dataset_json import class_named, modality_named, region_named
 from data_pipeline.errors import InputError
-from data_pipeline.formats import parse_label_map
+from data_pipeline.label_map import parse_label_map
 from kd_jax.nnunet.tables import Table
 
-_MODALITY_NAMES: Mapping[Modality, str] = MappingProxyType(
-    {
-        "t1": "t1 t1w t1n t1native t1pre",
-        "t1ce": "t1ce t1c t1gd t1wce t1wgd t1cew t1ge t1post t1contrast",
-        "t2": "t2 t2w",
-        "flair": "flair t2flair t2f t2wflair flairw",
-    }
-)
-_ENHANCING = (
-    "et; at; enhancing; enhancing tumor; enhancing tumor core; active tumor; gd enhancing tumor; "
-    "contrast enhancing tumor; gadolinium enhancing tumor"
-)
-_CLASS_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "NCR": "ncr; net; netc; ncr net; net ncr; ncr netc; necrosis; necrotic; necrotic core; necrotic tumor; "
-        "necrotic tumor core; non enhancing; non enhancing core; non enhancing tumor; non enhancing tumor core; "
-        "nonenhancing tumor; nonenhancing tumor core; necrotic non enhancing; necrotic non enhancing tumor; "
-        "necrotic non enhancing tumor core; necrosis non enhancing tumor; necrotic and non enhancing tumor; "
-        "necrotic and non enhancing tumor core; necrosis and non enhancing tumor",
-        "ED": "ed; edema; peritumoral edema; peritumoral edematous tissue; peritumoral edematous invaded tissue; "
-        "snfh; surrounding non enhancing flair hyperintensity",
-        "ET": _ENHANCING,
-    }
-)
-_REGION_NAMES: Mapping[str, str] = MappingProxyType(
-    {"WT": "wt; whole; whole tumor; complete tumor", "TC": "tc; core; tumor core", "ET": _ENHANCING}
-)
 _HOW = 'say what the label values are with --labels, e.g. "1=NCR,2=ED,3=ET"'
 
 
@@ -81,8 +53,7 @@ def _named_modalities(dataset: Table) -> tuple[Modality, ...]:
     names = dataset.get(key, dict[int, str])
     found = []
     for channel in sorted(names):
-        plain = re.sub(r"[^a-z0-9]", "", names[channel].lower())
-        modality = next((m for m, spellings in _MODALITY_NAMES.items() if plain in spellings.split()), None)
+        modality = modality_named(names[channel])
         if modality is None:
             raise InputError(
                 f'{dataset.file}: {key} calls channel {channel} "{names[channel]}", which is no known name of '
@@ -121,7 +92,7 @@ def _classes(dataset: Table, values: Mapping[str, int], label_map: str | None) -
     meaning = None if label_map is None else parse_label_map(label_map).to_class
     found: dict[str, str] = {}
     for name, value in values.items():
-        ours = _known(dataset, name, _CLASS_NAMES) if meaning is None else CLASSES[meaning.get(value, 0)]
+        ours = _known(dataset, name, class_named, CLASSES[1:]) if meaning is None else CLASSES[meaning.get(value, 0)]
         found.setdefault(ours, name)
     if set(found) != set(CLASSES[1:]):
         raise InputError(
@@ -137,7 +108,9 @@ def _regions(dataset: Table, sets: Mapping[str, set[int]], label_map: str | None
     meaning = None if label_map is None else parse_label_map(label_map).to_class
     found: dict[str, str] = {}
     for name, values in sets.items():
-        region: str | None = _known(dataset, name, _REGION_NAMES) if meaning is None else _region(values, meaning)
+        region: str | None = (
+            _known(dataset, name, region_named, REGION_CLASSES) if meaning is None else _region(values, meaning)
+        )
         if region is not None:
             found.setdefault(region, name)
     nested = set(found) == set(REGION_CLASSES) and sets[found["ET"]] < sets[found["TC"]] < sets[found["WT"]]
@@ -159,11 +132,10 @@ def _region(values: set[int], meaning: Mapping[int, int]) -> str | None:
     return None
 
 
-def _known(dataset: Table, name: str, spellings: Mapping[str, str]) -> str:
-    plain = re.sub(r"[^a-z]+", " ", name.lower().replace("tumour", "tumor").replace("oedema", "edema")).strip()
-    for ours, known in spellings.items():
-        if plain in known.split("; "):
-            return ours
-    raise InputError(
-        f'{dataset.file}: labels calls one "{name}", which is no known name of {", ".join(spellings)}; {_HOW}'
-    )
+def _known(dataset: Table, name: str, find: Callable[[str], str | None], allowed: Iterable[str]) -> str:
+    ours = find(name)
+    if ours is None:
+        raise InputError(
+            f'{dataset.file}: labels calls one "{name}", which is no known name of {", ".join(allowed)}; {_HOW}'
+        )
+    return ours

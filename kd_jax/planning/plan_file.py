@@ -21,21 +21,21 @@ _NUMBERS = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
 
 def plan_document(
-    plan: Plan, fingerprint: Fingerprint, *, root: Path, preset: Preset, memory: float, networks: int
+    plan: Plan, fingerprint: Fingerprint, *, root: str, preset: Preset, memory: float, networks: int
 ) -> dict[str, Any]:
     """What the file holds.
 
     Args:
       plan: from `planner.plan_networks`.
       fingerprint: what it was made from.
-      root: folder of the cases.
+      root: where the cases are, in words.
       preset: whose rules.
       memory: GB of the accelerator.
       networks: how many share it.
     """
     return {
         "data": {
-            "root": str(root),
+            "root": root,
             "cases": len(fingerprint.shapes),
             "median_spacing_mm": _rounded(np.median(fingerprint.spacings, axis=0)),
             "median_shape_after_crop": _rounded(np.median(fingerprint.shapes, axis=0)),

@@ -21,6 +21,12 @@ def test_results_come_in_the_order_given(workers):
     assert run([8, 2, 6, 4], workers) == [4, 1, 3, 2]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_known_results_are_not_worked_out_again(workers):
+    assert run([8, 3, 6, 5], workers, known={1: 30.0, 3: 50.0}) == [4, 30, 3, 50]
+    assert run([3], workers, known={0: 30.0}) == [30]
+
+
 def test_everything_that_is_wrong_is_listed_at_once_or_left_out(capsys):
     with pytest.raises(InputError) as caught:
         run([2, 3, 4, 5])

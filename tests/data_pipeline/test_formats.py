@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases, parse_label_map
+from data_pipeline.formats import find_cases
+from data_pipeline.label_map import parse_label_map
 from tests.data_pipeline.cases import file_of, write_case
 
 
@@ -118,7 +119,12 @@ def test_two_files_for_one_modality(tmp_path):
 
 
 def test_nothing_found_says_which_layouts_are_understood(tmp_path):
-    with pytest.raises(InputError, match=r"no cases found.*t1ce.*BraTS 2018 to 2021.*t2f.*BraTS 2023.*BraTS 2013"):
+    with pytest.raises(InputError, match=r"no cases found.*t1ce.*BraTS 2018 to 2021.*t2f.*BraTS 2023"):
+        find_cases(tmp_path)
+    touch(tmp_path / "notes.txt", tmp_path / "a" / "brain.nii.gz")
+    with pytest.raises(
+        InputError, match=r"found 2 files, for example a/brain\.nii\.gz, notes\.txt; layouts.*BIDS.*CSV"
+    ):
         find_cases(tmp_path)
 
 

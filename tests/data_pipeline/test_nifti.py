@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.conventions import CONVENTIONS
+from data_pipeline.conventions import CAVITY, CONVENTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.nifti import read_image, read_label, write_label, write_probabilities
 from tests.data_pipeline.cases import SRI24, write_nifti
@@ -131,6 +131,32 @@ def test_nifti2_and_big_endian(tmp_path, rng):
         again = nib.load(tmp_path / f"again_{name}")
         assert type(again) is type(nib.load(tmp_path / name))
         np.testing.assert_array_equal(again.dataobj, values)
+
+
+@pytest.mark.parametrize("tail", [(), (1,)])
+def test_a_volume_of_a_4d_file(tmp_path, rng, tail):
+    data = rng.normal(size=(3, 4, 5, 2, *tail)).astype(np.float32)
+    path = write_nifti(tmp_path / "a.nii.gz", data)
+    for channel in range(2):
+        volume = read_image(path, channel)
+        alone = read_image(write_nifti(tmp_path / "b.nii.gz", data.reshape(3, 4, 5, 2)[..., channel]))
+        np.testing.assert_array_equal(volume.data, alone.data)
+        np.testing.assert_array_equal(volume.affine, alone.affine)
+        assert (volume.shape_on_disk, volume.channel) == ((3, 4, 5), channel)
+        write_label(tmp_path / "label.nii.gz", np.ones(volume.shape, np.uint8), volume, BRATS)
+        assert nib.load(tmp_path / "label.nii.gz").shape == (3, 4, 5)
+    with pytest.raises(InputError, match=r"shape \(3, 4, 5, 2.*expected a 4-D file with a volume 2; compare"):
+        read_image(path, 2)
+
+
+def test_a_channel_of_a_3d_file_and_a_bad_volume(tmp_path, rng):
+    path = write_nifti(tmp_path / "a.nii.gz", labels(rng))
+    with pytest.raises(InputError, match="expected a 4-D file with a volume 0"):
+        read_image(path, 0)
+    data = rng.normal(size=(3, 4, 5, 2)).astype(np.float32)
+    data[..., 1] = 7
+    with pytest.raises(InputError, match="volume 1: the image is constant: every voxel is 7"):
+        read_image(write_nifti(tmp_path / "b.nii.gz", data), 1)
 
 
 @pytest.mark.parametrize("tail", [(1,), (1, 1)])
@@ -292,6 +318,25 @@ def test_float_typed_integers_are_fine(tmp_path, rng):
     expected, _ = read_label(write_nifti(tmp_path / "a.nii", values), BRATS)
     found, _ = read_label(write_nifti(tmp_path / "b.nii", values.astype(np.float64) + 1e-5), BRATS)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64])
+def test_labels_of_every_type_are_the_same_classes(tmp_path, rng, dtype):
+    values = labels(rng)
+    expected, _ = read_label(write_nifti(tmp_path / "a.nii", values), BRATS)
+    image = nib.Nifti1Image(values.astype(dtype), SRI24, dtype=dtype)
+    nib.save(image, tmp_path / "b.nii")
+    found, _ = read_label(tmp_path / "b.nii", BRATS)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.uint8
+    table = np.array([0, 1, 2, 0, 3], np.uint8)
+    np.testing.assert_array_equal(found, table[values][::-1, ::-1])  # SRI24 is towards left, back
+
+
+def test_the_cavity_is_a_class_of_2024(tmp_path):
+    values = np.arange(5, dtype=np.uint8).repeat(2).reshape(5, 2, 1)
+    classes, _ = read_label(write_nifti(tmp_path / "a.nii", values, np.eye(4)), CONVENTIONS["brats2024"])
+    np.testing.assert_array_equal(np.unique(classes), [0, 1, 2, 3, CAVITY])
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

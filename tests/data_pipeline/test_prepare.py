@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data_pipeline.prepare as prepare_module
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
+from data_pipeline.owner import this_process
 from data_pipeline.prepare import PreparedCase, load_subject, prepare_cases
+from data_pipeline.prepare import cases as prepare_module
+from data_pipeline.prepare import entry as entry_module
 from tests.data_pipeline.cases import rewrite, write_case
 
 
@@ -51,7 +53,7 @@ def test_foreground_voxels_are_of_their_class_and_at_most_ten_thousand(tmp_path,
         np.testing.assert_array_equal(
             np.sort(np.ravel_multi_index(voxels.T, label.shape)), np.flatnonzero(label == index)
         )
-    monkeypatch.setattr(prepare_module, "FOREGROUND_VOXELS", 5)
+    monkeypatch.setattr(entry_module, "FOREGROUND_VOXELS", 5)
     again = [prepare([case], tmp_path / name, spacing=1.0)[0].foreground() for name in ("cache2", "cache3")]
     for index, voxels in again[0].items():
         assert len(voxels) == min(5, len(foreground[index]))
@@ -107,6 +109,26 @@ def test_a_damaged_entry_is_made_again(tmp_path, rng):
     (entry.folder / "images.npy").unlink()
     (again,) = prepare(cases, tmp_path / "cache")
     np.testing.assert_array_equal(again.images(), images)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "label.npy", "foreground.npz", "meta.json"])
+def test_a_torn_file_is_noticed_and_the_case_made_again(tmp_path, rng, name):
+    """As a loss of power may leave it: the folder is there, a file is short."""
+    cases = folder_of(tmp_path / "data", rng, 2)
+    entry, other = prepare(cases, tmp_path / "cache")
+    whole, done = (entry.folder / name).read_bytes(), stamps(other.folder)
+    (entry.folder / name).write_bytes(whole[: len(whole) // 2])
+    assert PreparedCase.open(entry.folder, cases[0]) is None
+    assert prepare(cases, tmp_path / "cache")[0] == entry
+    assert (entry.folder / name).read_bytes() == whole
+    assert stamps(other.folder) == done
+
+
+def test_the_same_case_gives_the_same_bytes(tmp_path, rng):
+    cases = folder_of(tmp_path / "data", rng, 1)
+    first, second = (prepare(cases, tmp_path / name)[0].folder for name in ("one", "two"))
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
 
 
 def test_worker_processes_prepare_the_same(tmp_path, rng):
@@ -169,15 +191,26 @@ def test_interruption_leaves_no_half_written_case(tmp_path, rng, monkeypatch):
     assert len(prepare(cases, tmp_path / "cache")) == 1
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, rng):
-    names = [f".a.{'0' * 32}.tmp", f".b.{'0' * 32}.tmp", ".somebody.else.tmp"]
-    old, new, foreign = (tmp_path / "cache" / name for name in names)
-    for folder in (old, new, foreign):
-        folder.mkdir(parents=True)
-    for folder in (old, foreign):
-        os.utime(folder, (time.time() - 2 * 86400,) * 2)
+def test_what_killed_processes_left_is_removed(tmp_path, rng):
+    """At once where the process is dead, after a day where it is unknown or on another host."""
+    dead = f"{this_process().split('-')[0]}-{2**22 + 1}-0"  # above the largest number of a process
+    digits, unknown = "0" * 12, "0" * 32
+    expected = {
+        f".a.{dead}.{digits}.tmp": (0, False),
+        f".b.{this_process()}.{digits}.tmp": (0, True),
+        f".c.00000000-1-1.{digits}.tmp": (0, True),
+        f".d.00000000-1-1.{digits}.tmp": (2, False),
+        f".e.{unknown}.tmp": (0, True),
+        f".f.{unknown}.tmp": (2, False),
+        ".somebody.else.tmp": (2, True),
+    }
+    for name, (days, _) in expected.items():
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        os.utime(tmp_path / "cache" / name, (time.time() - days * 86400,) * 2)
     prepare(folder_of(tmp_path / "data", rng, 1), tmp_path / "cache")
-    assert [folder.exists() for folder in (old, new, foreign)] == [False, True, True]
+    assert {name: (tmp_path / "cache" / name).exists() for name in expected} == {
+        name: stays for name, (_, stays) in expected.items()
+    }
 
 
 def test_a_case_that_another_process_finished_meanwhile_stays(tmp_path, rng, monkeypatch):
@@ -209,6 +242,24 @@ def test_prepared_cases_travel_to_other_processes(tmp_path, rng):
     assert pickle.loads(pickle.dumps(entry)) == entry
 
 
-def test_progress_is_shown(tmp_path, rng, capsys):
-    prepare_cases(folder_of(tmp_path / "data", rng, 1), 2.0, tmp_path / "cache", workers=0)
-    assert "Preparing cases: 100%" in capsys.readouterr().err
+def test_what_there_is_to_do_is_said_first(tmp_path, rng, capsys):
+    cases = folder_of(tmp_path / "data", rng, 2)
+    prepare_cases(cases[:1], 2.0, tmp_path / "cache", workers=0)
+    said = capsys.readouterr().err
+    assert said.startswith(f"1 cases, 0 of them prepared already in {tmp_path / 'cache'}\n1 to prepare: about ")
+    assert "Preparing cases: 100%" in said
+    prepare_cases(cases, 2.0, tmp_path / "cache", workers=0)
+    assert "2 cases, 1 of them prepared already" in capsys.readouterr().err
+    prepare_cases(cases, 2.0, tmp_path / "cache", workers=0)
+    said = capsys.readouterr().err
+    assert "2 cases, 2 of them prepared already" in said and "Preparing cases" not in said
+
+
+def test_cached_cases_count_among_those_that_can_be_used(tmp_path, rng):
+    cases = folder_of(tmp_path / "data", rng, 3)
+    prepare(cases[:1], tmp_path / "cache")
+    for case in cases[1:]:
+        case.images["t1"].write_bytes(b"")
+    with pytest.raises(InputError, match="2 of 3 cases cannot be used"):
+        prepare(cases, tmp_path / "cache")
+    assert [entry.id for entry in prepare(cases, tmp_path / "cache", skip_bad=True)] == [cases[0].id]

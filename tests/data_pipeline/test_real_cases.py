@@ -1,15 +1,19 @@
 """The four real cases that lie beside the repository on a developer's machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipeline.check.dataset import check_dataset
+from data_pipeline.check.report import CaseReport, check_case
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.nifti import read_label, write_label
 from data_pipeline.prepare import Subject, load_subject, to_original_grid
+from data_pipeline.scan import inspect_case
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -37,17 +41,63 @@ def test_all_are_found_with_their_conventions(cases):
     }
 
 
-@pytest.mark.parametrize("name", ["TCGA-DU-7294", "TCGA-FG-6692"])
-def test_negative_voxels_of_tcga_are_clipped(subjects, name):
-    assert len(subjects[name].notes) == 4
-    assert all(note.endswith("negative voxels clipped to 0") for note in subjects[name].notes)
+CLIPPED = {  # negative voxels that resampling left
+    "TCGA-DU-7294": {"t1": 2250, "t1ce": 1242, "t2": 136, "flair": 1561},
+    "TCGA-FG-6692": {"t1": 1472, "t1ce": 4, "t2": 5528, "flair": 14121},
+}
+BACKGROUND = {  # the constants around brains that are already z-scored
+    "brats_2013_pat0001_1": {"t1ce": -4.755, "flair": -3.624},
+    "brats_2013_pat0002_1": {"t1ce": -3.581, "flair": -3.194},
+}
 
 
-@pytest.mark.parametrize("name", ["brats_2013_pat0001_1", "brats_2013_pat0002_1"])
-def test_normalised_images_of_2013_are_recognised(subjects, name):
-    notes = subjects[name].notes
-    assert len(notes) == 2
-    assert all("background is the constant -" in note and "already normalised" in note for note in notes)
+@pytest.fixture(scope="module")
+def reports(cases) -> dict[str, CaseReport]:
+    return {name: check_case(case) for name, case in cases.items()}
+
+
+def test_all_pass_the_check_with_the_notes_they_deserve(reports):
+    expected = {
+        name: [f"{name}_{m}.nii.gz: {count} negative voxels clipped to 0" for m, count in counts.items()]
+        for name, counts in CLIPPED.items()
+    } | {
+        name: [
+            *(
+                f"{name}_{m}.nii.gz: the background is the constant {value}, the image is already normalised"
+                for m, value in values.items()
+            ),
+            "no t1, t2; networks that need them cannot use this case",
+        ]
+        for name, values in BACKGROUND.items()
+    }
+    assert {name: [finding.note() for finding in report.findings] for name, report in reports.items()} == expected
+    assert {finding.severity for report in reports.values() for finding in report.findings} == {"note"}
+    assert check_dataset(list(reports.values())) == []
+
+
+def test_what_the_check_measures(cases, reports):
+    for name, report in reports.items():
+        assert report.shape == (240, 240, 155)
+        values = np.asarray(nib.load(cases[name].label).dataobj)
+        assert report.volumes_ml["WT"] == pytest.approx(np.count_nonzero(values) / 1000)
+        assert report.volumes_ml["ET"] == pytest.approx(np.count_nonzero(values == 4) / 1000)
+        assert len(report.picture) < 20_000
+    assert reports["TCGA-DU-7294"].volumes_ml["ET"] == 0
+
+
+@pytest.mark.parametrize("name", [*CLIPPED, *BACKGROUND])
+def test_preparation_notes_the_same(subjects, reports, name):
+    assert list(subjects[name].notes) == [finding.note() for finding in reports[name].findings if finding.file]
+
+
+@pytest.mark.parametrize("swap", [("t1", "t2"), ("t1", "flair"), ("t2", "flair"), ("t1ce", "flair"), ("t1ce", "t2")])
+def test_swapped_files_are_noticed(cases, swap):
+    for case in cases.values():
+        if set(swap) <= set(case.images):
+            a, b = swap
+            swapped = replace(case, images={**case.images, a: case.images[b], b: case.images[a]})
+            warnings = [f.remedy for f in inspect_case(swapped).findings if f.severity == "warning"]
+            assert warnings and all("are two of them swapped?" in remedy for remedy in warnings)
 
 
 @pytest.mark.parametrize("name", ["TCGA-DU-7294", "TCGA-FG-6692", "brats_2013_pat0001_1", "brats_2013_pat0002_1"])

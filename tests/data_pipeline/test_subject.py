@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from data_pipeline import scan as scan_module
 from data_pipeline import storage
-from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
+from data_pipeline.conventions import CAVITY, CONVENTIONS, MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
 from data_pipeline.prepare import load_subject, to_original_grid
 from data_pipeline.resample import as_spacing
-from data_pipeline.subject import _brain
-from tests.data_pipeline.cases import SRI24, one_case, rewrite
+from data_pipeline.scan import _brain, read_scan
+from tests.data_pipeline.cases import SRI24, one_case, rewrite, write_nifti
 
 
 def on_original_grid(values, subject, outside) -> np.ndarray:
@@ -106,6 +109,43 @@ def test_label_is_marked_outside_the_brain_on_the_images_grid(tmp_path, rng):
         assert set(np.unique(subject.label)) == {0, 1, 2, 3, OUTSIDE_BRAIN}
         assert not subject.images[~subject.mask].any()
         assert subject.spacing == as_spacing(spacing)
+
+
+def test_the_cavity_is_background_to_networks(tmp_path, rng):
+    case = replace(one_case(tmp_path, rng, layout="2023"), convention=CONVENTIONS["brats2024"])
+    rewrite(case.label, lambda v: np.where(v == 3, 4, v))
+    subject, scan = load_subject(case, 1.0), read_scan(case, label=True)
+    cavity = scan.classes[scan.crop] == CAVITY
+    assert cavity.any()
+    assert not subject.label[cavity].any()
+    assert set(np.unique(subject.label)) == {0, 1, 2, OUTSIDE_BRAIN}
+
+
+def test_all_errors_of_a_case_are_said_at_once(tmp_path, rng):
+    case = one_case(tmp_path, rng)
+    case.images["t1"].write_bytes(b"")
+    rewrite(case.images["t2"], lambda v: v[:-1])
+    rewrite(case.label, lambda v: np.full_like(v, 9))
+    with pytest.raises(InputError) as error:
+        load_subject(case, 1.0)
+    lines = str(error.value).splitlines()
+    assert [line.strip().split(": ")[0] for line in lines] == [
+        str(case.images["t1"]),
+        str(case.label),
+        str(case.images["t2"]),
+    ]
+
+
+def test_volumes_of_one_file_are_read_once_and_like_files(tmp_path, rng, monkeypatch):
+    plain = one_case(tmp_path, rng)
+    stacked = np.stack([np.asarray(nib.load(plain.images[m]).dataobj) for m in reversed(MODALITIES)], axis=-1)
+    path = write_nifti(tmp_path / "all.nii.gz", stacked)
+    case = replace(plain, images=dict.fromkeys(MODALITIES, path), channels={m: 3 - i for i, m in enumerate(MODALITIES)})
+    opened = []
+    open_nifti = scan_module.open_nifti
+    monkeypatch.setattr(scan_module, "open_nifti", lambda p: opened.append(p) or open_nifti(p))
+    np.testing.assert_array_equal(load_subject(case, 1.0).images, load_subject(plain, 1.0).images)
+    assert opened.count(path) == 1
 
 
 def test_label_is_optional(tmp_path, rng):

@@ -45,7 +45,7 @@ def write_run(
 
 
 def write_split(run: Path, root: Path, train: list[str], validation: list[str]) -> None:
-    SplitRecord(str(root), None, False, train, validation).write(run)
+    SplitRecord([str(root)], None, False, train, validation).write(run)
 
 
 def _params(zeros, content):

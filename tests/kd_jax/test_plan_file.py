@@ -17,7 +17,7 @@ def document():
     t1 = Intensities(mean=1 / 3, median=1, std=2, min=0, max=9, percentile_00_5=0, percentile_99_5=8.5)
     data = Fingerprint(((3.6, 0.6, 0.6),) * 40, ((20, 320, 320),) * 40, 0.7, {"t1": t1})
     plan = plan_networks(data, "M", memory=16)
-    return plan_document(plan, data, root=Path("cases"), preset="M", memory=16, networks=2)
+    return plan_document(plan, data, root="cases", preset="M", memory=16, networks=2)
 
 
 @pytest.fixture

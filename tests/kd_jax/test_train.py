@@ -90,7 +90,7 @@ def test_the_run_folder_is_complete(whole, place):
     assert any((whole / "tensorboard").iterdir())
     split = json.loads((whole / "split.json").read_text())
     assert len(split["train"]) == len(split["validation"]) == 2 and not set(split["train"]) & set(split["validation"])
-    assert Path(split["data_root"]) == place / "cases"
+    assert split["data_root"] == [str(place / "cases")]
     environment = json.loads((whole / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__ and len(environment["devices"]) == 2
     for which in ("best", "latest"):

@@ -1,0 +1,133 @@
+"""The command line of the check."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data_pipeline.check.dataset import as_json, check_dataset, count_findings, summary_lines
+from data_pipeline.check.page import html_page
+from data_pipeline.check.report import CaseReport, check_case
+from data_pipeline.checks import Finding
+from data_pipeline.cores import available_cores
+from data_pipeline.errors import InputError
+from data_pipeline.every_case import every_case
+from data_pipeline.files import write_atomically
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
+
+COMMANDS_SHOWN = 1
+"""Command lists printed in full; they differ by file names alone, and check.json and check.html have all."""
+
+REPEATED = 5
+"""Cases that may share a warning word for word before it is printed once for all."""
+
+_EXAMPLES = """
+examples:
+  python -m data_pipeline.check /data/BraTS2021
+  python -m data_pipeline.check /data/BraTS2023-GLI /data/UPenn-GBM -o reports/mine --workers 16
+  python -m data_pipeline.check /data/PED --layout brats2024
+exit status: 0, 1 if there is an error among the findings, 2 if the check itself could not be made
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        return _check(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _check(options: argparse.Namespace) -> int:
+    cases = find_cases(options.data, options.label_map, options.layout)
+    decisions = describe(cases)
+    print("\n".join(decisions), flush=True)
+    reports = every_case(
+        partial(check_case, ignore_affine=options.ignore_affine),
+        cases,
+        min(options.workers, len(cases)),
+        doing="checking",
+        skip_bad=False,
+        skip_option="",
+        progress=sys.stderr.isatty(),
+    )
+    findings = check_dataset(reports)
+    _print_findings(reports, findings)
+    print("\n".join(["", *summary_lines(reports, findings)]))
+    content = as_json(options.data, decisions, reports, findings)
+    _write(options.output / "check.json", json.dumps(content, indent=1, allow_nan=False))
+    if options.html:
+        _write(options.output / "check.html", html_page(options.data, decisions, reports, findings))
+    return 1 if count_findings(reports, findings)["error"] else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.check",
+        description="Read every voxel of every file of a data set and say everything that is wrong with it, before "
+        "anything is trained. Writes OUT/check.json and OUT/check.html.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "data", type=Path, nargs="+", metavar="DATA", help="folder of a data set, of one case, or a CSV"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        default=Path("check"),
+        help="folder for the report; a report that is there is replaced (default: check, in the current folder)",
+    )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
+    parser.add_argument("--label-map", metavar="MAP", help='what label values mean, e.g. "1=NCR,2=ED,4=ET"')
+    parser.add_argument("--ignore-affine", action="store_true", help="affines that differ are warnings, not errors")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=available_cores(),
+        metavar="N",
+        help="processes (default: %(default)s, the cores)",
+    )
+    parser.add_argument("--no-html", dest="html", action="store_false", help="write check.json only")
+    return parser
+
+
+def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> None:
+    """Errors and warnings, case by case, but what many cases share once; notes are counted."""
+    holders = Counter(key for report in reports for key in {_words(finding) for finding in report.findings})
+    common = {key for key, count in holders.items() if count > REPEATED and key[0] == "warning"}
+    shown = 0
+    for report in reports:
+        problems = [f for f in report.findings if f.severity != "note" and _words(f) not in common]
+        if problems:
+            print(f"\n{report.case.id}")
+        for finding in problems:
+            print(f"  {finding.severity}: {finding}")
+            if finding.command and shown < COMMANDS_SHOWN:
+                print("\n".join(f"    {line}" for line in finding.command.splitlines()))
+                shown += 1
+            elif finding.command:
+                print("    (commands as above for this case are in the report)")
+    for severity, found, remedy in sorted(common):
+        print(f"\n{severity} in {holders[severity, found, remedy]} cases: {found}; {remedy}")
+    for finding in findings:
+        print(f"\n{finding.severity}: {finding}")
+
+
+def _words(finding: Finding) -> tuple[str, str, str]:
+    return finding.severity, finding.found, finding.remedy
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())
+    print(f"wrote {path}")

@@ -1,0 +1,88 @@
+"""Cases listed in a CSV file: case,t1,t1ce,t2,flair,seg and optionally patient, in any order of columns."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from data_pipeline.case import Case
+from data_pipeline.conventions import CONVENTIONS, MODALITIES
+from data_pipeline.errors import FileError
+from data_pipeline.layouts.table import LAYOUTS, patient_of
+from data_pipeline.layouts.tree import Wanted, is_nifti
+
+_SHOWN = 300
+"""Letters of a path in a message."""
+_COLUMNS = ("case", *MODALITIES, "seg", "patient")
+
+
+def find_listed(file: Path, wanted: Wanted) -> list[Case]:
+    """The cases of a CSV file; paths are relative to its folder, empty cells are files that are not there.
+
+    Raises:
+      FileError: the file cannot be read; with the line, an unknown column, a row that is too long or has no image, a
+        file that is missing, a case that is there twice; labels without a label map.
+    """
+    cases: dict[str, tuple[int, Case]] = {}
+    for line, row in _rows(file):
+        case = _case(file, line, row, wanted)
+        if case.id in cases:
+            raise FileError(file, f"line {line}: case {case.id} is in line {cases[case.id][0]} too", "rename one")
+        cases[case.id] = line, case
+    if not cases:
+        raise FileError(file, "lists no case", "expected a line for each case under the names of the columns")
+    return [case for _, case in cases.values()]
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    try:
+        reader = csv.reader(file.read_text("utf-8-sig").splitlines())
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(file, f"cannot be read as text ({error})", "save it as CSV in UTF-8") from error
+    unknown = [name for name in header if name not in _COLUMNS]
+    if unknown or len(set(header)) < len(header) or "case" not in header or not set(header) & set(MODALITIES):
+        what = f"unknown column {unknown[0]!r}" if unknown else f"the columns {','.join(header)}"
+        expected = f"expected case,{','.join(MODALITIES)},seg once each, separated by commas (patient may follow)"
+        raise FileError(file, f"line 1: {what}", f"{expected}; case and one modality are needed")
+    for line, row in rows:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) > len(header):
+            raise FileError(file, f"line {line}: {len(row)} cells under {len(header)} columns", "correct it")
+        yield line, dict(zip(header, (cell.strip() for cell in row), strict=False))
+
+
+def _case(file: Path, line: int, row: Mapping[str, str], wanted: Wanted) -> Case:
+    name = row["case"]
+    if not name or Path(name).name != name or "\\" in name:
+        raise FileError(
+            file, f"line {line}: {name!r} as the name of a case", "results are called after it: give a name"
+        )
+    images = {m: _path(file, line, row[m]) for m in MODALITIES if row.get(m)}
+    if not images:
+        raise FileError(file, f"line {line}: {name} has no image", "give one, or remove the line")
+    label = _path(file, line, row["seg"]) if row.get("seg") else None
+    if label is not None and wanted.labels is None:
+        remedy = 'pass --label-map (to train: --data.label_map), as in "1=NCR,2=ED,3=ET"'
+        raise FileError(file, f"line {line}: a CSV does not say what the values of {label.name} mean", remedy)
+    patient = row.get("patient") or patient_of(name)
+    # Without a label only predictions are written, in today's values.
+    labels = wanted.labels or CONVENTIONS["brats2023"]
+    return Case(name, patient, MappingProxyType(images), label, labels, LAYOUTS["csv"].title)
+
+
+def _path(file: Path, line: int, cell: str) -> Path:
+    path = file.parent / cell
+    try:
+        there = path.is_file()
+    except OSError:  # no file name may be as long
+        there = False
+    if not there:
+        raise FileError(
+            file, f"line {line}: {str(path)[:_SHOWN]} does not exist", "paths are relative to the folder of the CSV"
+        )
+    if not is_nifti(path.name):
+        raise FileError(file, f"line {line}: {path.name} is not .nii or .nii.gz by its name", "convert it to NIfTI")
+    return path

@@ -1,0 +1,182 @@
+"""Layouts that tell modalities by a suffix of the file name: BraTS of all years, UPenn-GBM, UCSF-PDGM."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from data_pipeline.case import Case
+from data_pipeline.conventions import CONVENTIONS, MODALITIES, LabelConvention
+from data_pipeline.errors import FileError, InputError
+from data_pipeline.layouts.table import LAYOUTS, patient_of
+from data_pipeline.layouts.tree import Tree, Wanted
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """How the files of a case are called: `<case><separator><suffix>.nii[.gz]`, in any letter case.
+
+    Attributes:
+      layouts: that use it.
+      case: pattern of case names; not asked where the layout is given.
+      separator: between case and suffix.
+      roles: role of each suffix ("seg" is the label); of several for one role the first there is counts.
+      across_folders: images and labels of a case lie in different folders.
+    """
+
+    layouts: tuple[str, ...]
+    case: str
+    separator: str
+    roles: Mapping[str, str]
+    across_folders: bool = False
+
+    def pattern(self, case: str) -> re.Pattern[str]:
+        suffixes = "|".join(self.roles)
+        return re.compile(rf"(?P<case>{case}){self.separator}(?P<suffix>{suffixes})\.nii(\.gz)?", re.IGNORECASE)
+
+
+# t1gd and GlistrBoost are the names of the TCIA BraTS-TCGA release; the corrected label is the better one.
+_BRATS = {"t1": "t1", "t1ce": "t1ce", "t1gd": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg"}
+_GLISTR = {"glistrboost_manuallycorrected": "seg", "glistrboost": "seg"}
+# Of UCSF-PDGM's files those without bias correction are the ones that the other sets resemble.
+_UCSF = {"t1": "t1", "t1c": "t1ce", "t2": "t2", "flair": "flair", "tumor_segmentation": "seg"}
+_UCSF_BIAS = {"t1_bias": "t1", "t1c_bias": "t1ce", "t2_bias": "t2", "flair_bias": "flair"}
+_UPENN = {"t1": "t1", "t1gd": "t1ce", "t2": "t2", "flair": "flair", "segm": "seg", "automated_approx_segm": "seg"}
+_YEARLY = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
+
+# The first that fits a file names it.
+_NAMINGS = (
+    _Naming(("upenn-gbm",), r"UPENN-GBM-\d+_\d+", "_", _UPENN, across_folders=True),
+    _Naming(("ucsf-pdgm",), r"UCSF-PDGM-\d+(?:_FU\d+d)?", "_", {**_UCSF, **_UCSF_BIAS}),
+    # Only these keep the values of 2013. BraTS 2018 to 2020 took patients over under new names (Brats18_2013_2_1)
+    # and relabelled them.
+    _Naming(("brats2013",), r"brats_(?:2013|tcia)_pat.+?", "_", _BRATS),
+    _Naming(("brats2018",), ".+?", "_", {**_BRATS, **_GLISTR}),
+    _Naming(("brats2023", "brats2024"), ".+?", "-", _YEARLY),
+)
+_CONVENTION = MappingProxyType({"brats2013": "brats2013", "brats2023": "brats2023", "brats2024": "brats2024"})
+
+# BraTS 2020's training case 355 is the only one whose label is not called <case>_seg: W39_1998.09.19_Segm.nii.
+_STRAY_LABEL = re.compile(r".+_segm\.nii(\.gz)?", re.IGNORECASE)
+_YEAR = re.compile(r"brats[-_ ]?(20[2-9]\d)(?!\d)", re.IGNORECASE)
+_POST_TREATMENT = re.compile(r"BraTS-[A-Z]+-\d+-[1-9]\d\d+", re.IGNORECASE)
+_PAEDIATRIC = re.compile(r"BraTS-PED-.+", re.IGNORECASE)
+
+
+@dataclass
+class _Group:
+    """Files of one case, while they are collected: by role and rank of the suffix, the first rank preferred."""
+
+    case: str
+    naming: _Naming
+    folder: Path
+    files: dict[str, dict[int, Path]] = field(default_factory=dict)
+
+    def add(self, suffix: str, path: Path) -> None:
+        role, rank = self.naming.roles[suffix], list(self.naming.roles).index(suffix)
+        ranked = self.files.setdefault(role, {})
+        # Of t1ce and t1gd neither is the better one, of two labels and of two corrections one is.
+        twin = next((k for k in ranked if k == rank or {self._plain(k), self._plain(rank)} == {"t1ce", "t1gd"}), None)
+        if twin is not None:
+            raise FileError(path, f"{ranked[twin].name} is a second file for {role}", "keep one of the two")
+        ranked[rank] = path
+
+    def _plain(self, rank: int) -> str:
+        return list(self.naming.roles)[rank]
+
+    def best(self, role: str) -> Path | None:
+        ranked = self.files.get(role, {})
+        return ranked[min(ranked)] if ranked else None
+
+
+def find_suffixed(tree: Tree, wanted: Wanted) -> list[Case]:
+    """Cases whose modalities are told by suffixes.
+
+    Raises:
+      InputError: one modality has two files; cases of BraTS-PED whose year is not known.
+    """
+    patterns = [
+        (naming, naming.pattern(naming.case if wanted.layout is None else ".+?"))
+        for naming in _NAMINGS
+        if wanted.layout is None or wanted.layout in naming.layouts
+    ]
+    groups: dict[tuple[str, str, Path | None], _Group] = {}
+    cases = []
+    for folder, names in tree.items():
+        here = _collect(folder, names, patterns, groups)
+        if len(here) == 1 and (stray := _stray_label(folder, names, here[0])):
+            here[0].files.setdefault("seg", {0: stray})
+    for group in groups.values():
+        # Labels alone, where another folder has the images, are no case.
+        if not group.naming.across_folders or set(group.files) != {"seg"}:
+            cases.append(_case(group, wanted))
+    return cases
+
+
+def _collect(
+    folder: Path,
+    names: list[str],
+    patterns: list[tuple[_Naming, re.Pattern[str]]],
+    groups: dict[tuple[str, str, Path | None], _Group],
+) -> list[_Group]:
+    """Put the files of a folder into groups; returns those they are in."""
+    here: dict[int, _Group] = {}
+    for name in names:
+        for naming, pattern in patterns:
+            if match := pattern.fullmatch(name):
+                key = match["case"], naming.layouts[0], None if naming.across_folders else folder
+                group = groups.setdefault(key, _Group(match["case"], naming, folder))
+                group.add(match["suffix"].lower(), folder / name)
+                here[id(group)] = group
+                break
+    return list(here.values())
+
+
+def _stray_label(folder: Path, names: list[str], group: _Group) -> Path | None:
+    strays = [folder / name for name in names if _STRAY_LABEL.fullmatch(name)]
+    return strays[0] if len(strays) == 1 and "brats2018" in group.naming.layouts else None
+
+
+def _case(group: _Group, wanted: Wanted) -> Case:
+    images = {m: file for m in MODALITIES if (file := group.best(m)) is not None}
+    label = group.best("seg")
+    layout, convention = _decide(group, label, wanted)
+    title = LAYOUTS[layout].title
+    return Case(group.case, patient_of(group.case), MappingProxyType(images), label, convention, title)
+
+
+def _decide(group: _Group, label: Path | None, wanted: Wanted) -> tuple[str, LabelConvention]:
+    """Layout and label convention of a case."""
+    layout, paediatric = wanted.layout, _PAEDIATRIC.fullmatch(group.case)
+    if layout is None:
+        layout = group.naming.layouts[0]
+        if layout == "brats2023":
+            year = _year(group)
+            if paediatric and year is None and wanted.labels is None:
+                raise _unknown_year(label or group.folder)
+            layout = "brats2024" if year is not None and year >= 2024 else "brats2023"
+    if wanted.labels is not None:
+        return layout, wanted.labels
+    name = _CONVENTION.get(layout, "brats2018")
+    return layout, CONVENTIONS["brats2024-ped" if paediatric and name == "brats2024" else name]
+
+
+def _year(group: _Group) -> int | None:
+    """The year of the release by the innermost folder that names one, or by the time point."""
+    # Time points are counted from 100 in the post-treatment cases of 2024 and from 000 before.
+    if _POST_TREATMENT.fullmatch(group.case) and not _PAEDIATRIC.fullmatch(group.case):
+        return 2024
+    folder = group.folder.absolute()
+    years = [int(match[1]) for part in (folder, *folder.parents) if (match := _YEAR.search(part.name))]
+    return next((year for year in years if year >= 2023), None)
+
+
+def _unknown_year(path: Path) -> InputError:
+    """Without a label, too: predictions are written in the same values."""
+    return FileError(
+        path,
+        "BraTS-PED files mean 1 NCR, 2 ED, 3 ET in 2023 and 1 ET, 2 NET, 3 CC, 4 ED from 2024 on, under the same names",
+        "pass --layout brats2023 or --layout brats2024 (to train: --data.layout), or pass --label-map (to train: "
+        '--data.label_map) "1=NCR,2=ED,3=ET" or "1=ET,2=NET,3=CC,4=ED"',
+    )

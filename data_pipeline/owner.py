@@ -1,0 +1,58 @@
+"""Which process is writing something, said in a name, so that others can tell when it is dead."""
+
+import hashlib
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+# Fields of /proc/PID/stat, counted from 1 (proc(5)).
+_STATE, _START = 3, 22
+_ENDED = "Z", "X"
+"""States of a process that has ended and whose parent has not asked how; in a container that may be never."""
+_HOST_DIGITS = 8
+
+
+def this_process() -> str:
+    """HOST-PID-START of this process: a digest of the host's name, and clock ticks from its boot to the start.
+
+    The start tells a process from a later one with the same number, as after the restart of a container.
+    It is 0 where the system has no /proc.
+    """
+    _, start = _state_and_start(os.getpid()) or ("", 0)
+    return f"{_host()}-{os.getpid()}-{start}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the process of this name is certain to have ended; never for those of other hosts."""
+    host, pid, start = owner.split("-")
+    if host != _host() or os.name == "nt":  # where asking by signal 0 would end it
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it runs, as another user
+        pass
+    found = _state_and_start(int(pid))
+    return found is not None and (found[0] in _ENDED or found[1] != int(start))
+
+
+def _host() -> str:
+    """Of the host and its numbering of processes: two containers may share a host's name."""
+    with suppress(OSError):
+        numbering = Path("/proc/self/ns/pid").stat().st_ino
+        return _digest(f"{socket.gethostname()} {numbering}")
+    return _digest(socket.gethostname())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_HOST_DIGITS]
+
+
+def _state_and_start(pid: int) -> tuple[str, int] | None:
+    with suppress(OSError, IndexError, ValueError):
+        # The name, field 2 in parentheses, may contain anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[_STATE - 3], int(fields[_START - 3])
+    return None

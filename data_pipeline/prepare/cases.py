@@ -1,0 +1,77 @@
+"""Prepare the cases that are not in the cache yet, in several processes."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from data_pipeline.every_case import every_case
+from data_pipeline.formats import Case
+from data_pipeline.prepare.entry import PreparedCase, entry_folder, write_entry
+from data_pipeline.prepare.key import Settings, hash_files
+from data_pipeline.prepare.survey import survey_cases
+from data_pipeline.resample import as_spacing
+from data_pipeline.subject import load_subject
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    spacing: float | Sequence[float],
+    cache: Path,
+    *,
+    workers: int,
+    skip_bad: bool = False,
+    skip_option: str = "--data.skip_bad true",
+    progress: bool = True,
+    ignore_affine: bool = False,
+) -> list[PreparedCase]:
+    """Prepare all cases that are not in the cache yet, and return all, in the order given.
+
+    Args:
+      cases: from `formats.find_cases`; each needs a label file.
+      spacing: target in mm, one number or one per canonical axis.
+      cache: folder for the prepared cases; made if it is not there.
+      workers: processes; 0 or 1 prepares in this one.
+      skip_bad: print the cases that cannot be used to stderr and go on without them.
+      skip_option: the command's option for that; for display.
+      progress: say on stderr what there is to do, and show a progress bar.
+      ignore_affine: see `load_subject`.
+
+    Raises:
+      InputError: they will not fit on the disk; cases that cannot be used, all listed at once, one per
+        line; no case is left; the cache cannot be written.
+    """
+    settings, cache = Settings(as_spacing(spacing), ignore_affine), Path(cache)
+    survey = survey_cases(cases, settings, cache, workers=workers, progress=progress)
+    if progress:
+        print("\n".join(survey.lines()), file=sys.stderr)
+    survey.require_space()
+    return every_case(
+        partial(_prepare_case, settings=settings, cache=cache),
+        cases,
+        workers,
+        doing="preparing",
+        skip_bad=skip_bad,
+        skip_option=skip_option,
+        progress=progress and survey.missing > 0,
+        known=survey.prepared,
+    )
+
+
+def _prepare_case(case: Case, settings: Settings, cache: Path) -> PreparedCase | str:
+    """The prepared case, or what is wrong with its files. What is wrong with the cache is raised."""
+    try:
+        described, hashes = settings.describe(case), hash_files(case)
+        folder = entry_folder(cache, case.id, described, hashes)
+        # Another process may have finished it since.
+        if (entry := PreparedCase.open(folder, case)) is not None:
+            return entry
+        subject = load_subject(case, settings.spacing, ignore_affine=settings.ignore_affine)
+    except InputError as problem:
+        return str(problem)
+    write_entry(folder, subject, described, hashes)
+    entry = PreparedCase.open(folder, case)
+    if entry is None:
+        raise InputError(f"{folder}: is not complete and cannot be replaced; remove this folder")
+    return entry

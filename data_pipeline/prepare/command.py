@@ -1,0 +1,105 @@
+"""The command line of the preparation."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.cores import available_cores
+from data_pipeline.errors import InputError
+from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
+from data_pipeline.prepare.cases import prepare_cases
+from data_pipeline.prepare.entry import PreparedCase
+from data_pipeline.prepare.key import Settings
+from data_pipeline.prepare.place import cache_home, prepared_folder
+from data_pipeline.prepare.survey import in_words, survey_cases
+from data_pipeline.resample import as_spacing
+
+_EXAMPLES = """
+examples:
+  python -m data_pipeline.prepare /data/BraTS2021 --dry-run
+  python -m data_pipeline.prepare /data/BraTS2021 --cache /scratch/kd_jax --workers 16
+  python -m kd_jax.train --config experiments/configs/paper.toml --data.root /data/BraTS2021 \\
+    --data.cache /scratch/kd_jax
+Give training the same folders, cache, spacing, label map and --ignore-affine, and it finds every case prepared.
+A run that was stopped, in whatever way, continues where it was: give the same command again.
+exit status: 0, or 2 for what has to be repaired first
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        return _prepare(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; give the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    spacing = as_spacing(options.spacing)
+    cases = find_cases(options.data, options.label_map, options.layout)
+    print("\n".join(describe(cases)), file=sys.stderr)
+    cache = prepared_folder(options.cache)
+    if options.dry_run:
+        survey = survey_cases(cases, Settings(spacing, options.ignore_affine), cache, workers=options.workers)
+        print("\n".join(survey.lines()))
+        survey.require_space()
+        return 0
+    prepared = prepare_cases(
+        cases,
+        spacing,
+        cache,
+        workers=min(options.workers, len(cases)),
+        skip_bad=options.skip_bad,
+        skip_option="--skip-bad",
+        ignore_affine=options.ignore_affine,
+    )
+    print(_summary(prepared, cache))
+    return 0
+
+
+def _summary(prepared: Sequence[PreparedCase], cache: Path) -> str:
+    size = sum(file.stat().st_size for case in prepared for file in case.folder.iterdir())
+    notes = sum(len(case.notes) for case in prepared)
+    said = f"; {notes} notes, in their meta.json" if notes else ""
+    return f"{len(prepared)} cases in {cache}, {in_words(size)}{said}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.prepare",
+        description="Crop, normalise and resample every case once, into the cache that training reads: what training "
+        "does before it starts, for a machine without a GPU.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folder of a data set, or a CSV")
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        default=(1.0, 1.0, 1.0),
+        metavar="MM",
+        help="along x, y and z, as --data.spacing (default: 1 1 1)",
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help=f"as --data.cache (default: {cache_home(None)})")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=available_cores(),
+        metavar="N",
+        help="processes (default: %(default)s, the cores)",
+    )
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
+    parser.add_argument("--label-map", metavar="MAP", help='what label values mean, e.g. "1=NCR,2=ED,4=ET"')
+    parser.add_argument(
+        "--ignore-affine", action="store_true", help="take files whose affines differ to be on one grid"
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    return parser

@@ -1,0 +1,119 @@
+"""One prepared case on disk: how its folder is written, opened, and known to be complete."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.files import folder_atomically
+from data_pipeline.formats import Case
+from data_pipeline.prepare.key import KEY_DIGITS, entry_key
+from data_pipeline.subject import Subject
+
+FOREGROUND_VOXELS = 10_000
+"""At most this many voxels per class are kept for foreground sampling (nnU-Net keeps as many)."""
+
+_IMAGES, _LABEL, _FOREGROUND, _META = "images.npy", "label.npy", "foreground.npz", "meta.json"
+_ARRAYS = _IMAGES, _LABEL, _FOREGROUND
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One cached case on disk; cheap to pass to worker processes."""
+
+    id: str
+    patient: str
+    folder: Path
+    modalities: tuple[Modality, ...]
+    shape: tuple[int, int, int]
+    source: Case
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def open(cls, folder: Path, case: Case) -> Self | None:
+        """The entry of a case; None where there is none, or what there is is not complete."""
+        meta = read_meta(folder)
+        if meta is None or any(_size(folder / name) != meta["bytes"].get(name) for name in _ARRAYS):
+            return None
+        d, h, w = meta["shape"]
+        return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, tuple(meta["notes"]))
+
+    def images(self) -> Float32[np.memmap, "d h w c"]:
+        """All of `MODALITIES` as `Subject.images`, memory-mapped: a slice reads only its part of the file."""
+        return np.load(self.folder / _IMAGES, mmap_mode="r")
+
+    def label(self) -> UInt8[np.memmap, "d h w"]:
+        """As `Subject.label`, memory-mapped."""
+        return np.load(self.folder / _LABEL, mmap_mode="r")
+
+    def foreground(self) -> dict[int, Int32[np.ndarray, "k 3"]]:
+        """Random voxels of each tumour class, at most 10,000; an absent class has none."""
+        with np.load(self.folder / _FOREGROUND) as arrays:
+            return {int(name): arrays[name] for name in arrays.files}
+
+
+def entry_folder(cache: Path, case: str, settings: dict[str, Any], hashes: dict[str, str]) -> Path:
+    """Where the case with this id, these settings and contents is kept."""
+    return cache / f"{case}-{entry_key(settings, hashes)[:KEY_DIGITS]}"
+
+
+def write_entry(folder: Path, subject: Subject, settings: dict[str, Any], hashes: dict[str, str]) -> None:
+    """Write a case, whole or not at all. The same input gives the same bytes.
+
+    Raises:
+      InputError: the cache cannot be written.
+    """
+    assert subject.label is not None
+    if PreparedCase.open(folder, subject.case) is None:  # what a crashed machine or somebody's hand left of it
+        shutil.rmtree(folder, ignore_errors=True)
+    rng = np.random.default_rng(int(entry_key(settings, hashes)[:KEY_DIGITS], 16))
+    with folder_atomically(folder) as temporary:
+        np.save(temporary / _IMAGES, subject.images)
+        np.save(temporary / _LABEL, subject.label)
+        np.savez(temporary / _FOREGROUND, **_foreground(subject.label, rng))
+        meta = {
+            "id": subject.case.id,
+            "patient": subject.case.patient,
+            "modalities": subject.modalities,
+            "shape": subject.mask.shape,
+            "spacing": subject.spacing,
+            "convention": subject.case.convention.name,
+            "notes": subject.notes,
+            "settings": settings,
+            "sha256": hashes,
+            # After a loss of power files may be there, but short.
+            "bytes": {name: _size(temporary / name) for name in _ARRAYS},
+        }
+        (temporary / _META).write_text(json.dumps(meta, indent=1))
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """What the entry says of itself; None if that cannot be read."""
+    try:
+        meta = json.loads((folder / _META).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and isinstance(meta.get("bytes"), dict) else None
+
+
+def _size(path: Path) -> int:
+    """In bytes; -1 for a file that is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _foreground(label: UInt8[np.ndarray, "d h w"], rng: np.random.Generator) -> dict[str, Any]:
+    voxels: dict[str, Any] = {}
+    for index in range(1, len(CLASSES)):
+        found = np.flatnonzero(label == index)
+        if found.size > FOREGROUND_VOXELS:
+            found = rng.choice(found, FOREGROUND_VOXELS, replace=False, shuffle=False)
+        voxels[str(index)] = np.stack(np.unravel_index(found, label.shape), axis=1).astype(np.int32)
+    return voxels

@@ -1,0 +1,70 @@
+"""What a prepared case depends on, as a hash: contents of its files and settings."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.conventions import MODALITIES
+from data_pipeline.errors import FileError, InputError
+from data_pipeline.formats import Case
+from data_pipeline.resample import Spacing
+
+VERSION = 3
+"""Raised whenever preparation gives other files for the same input; old cache entries are then not found."""
+
+KEY_DIGITS = 16
+"""Of the hash, in a folder's name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are prepared.
+
+    Attributes:
+      spacing: target in mm, per canonical axis.
+      ignore_affine: see `load_subject`.
+    """
+
+    spacing: Spacing
+    ignore_affine: bool
+
+    def describe(self, case: Case) -> dict[str, Any]:
+        """Everything but the contents of files that a case's prepared arrays depend on, as JSON has it."""
+        return {
+            "version": VERSION,
+            "spacing": list(self.spacing),
+            "ignore_affine": self.ignore_affine,
+            "modalities": list(MODALITIES),
+            "channels": dict(sorted(case.channels.items())),
+            "values": [list(pair) for pair in sorted(case.convention.to_class.items())],
+        }
+
+
+def hash_files(case: Case) -> dict[str, str]:
+    """SHA-256 of the case's files, by modality and "label".
+
+    Raises:
+      InputError: there is no label file, or a file cannot be read.
+    """
+    if case.label is None:
+        raise InputError(f"{case.id}: no label file; training and evaluation need one, remove the case or add it")
+    files: dict[str, Path] = {**dict(sorted(case.images.items())), "label": case.label}
+    hashes = {path: _hash_file(path) for path in set(files.values())}  # a 4-D file holds several modalities
+    return {name: hashes[path] for name, path in files.items()}
+
+
+def entry_key(settings: dict[str, Any], hashes: dict[str, str]) -> str:
+    """Hash of both."""
+    return hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(
+            path, f"cannot be read ({error.strerror or error})", "check the path and permissions"
+        ) from error

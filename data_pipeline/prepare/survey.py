@@ -1,0 +1,129 @@
+"""What there is to do before cases are prepared: which are in the cache, and whether the rest fits on the disk."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipeline.errors import InputError
+from data_pipeline.files import remove_abandoned
+from data_pipeline.formats import Case
+from data_pipeline.prepare.entry import PreparedCase, entry_folder, read_meta
+from data_pipeline.prepare.estimate import prepared_bytes
+from data_pipeline.prepare.key import KEY_DIGITS, Settings, hash_files
+
+_ABANDONED = 24 * 3600.0  # seconds; no case takes a day to write
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Cases held against the cache.
+
+    Attributes:
+      cache: folder of the prepared cases.
+      total: how many cases there are.
+      prepared: entries that are there, by place among the cases.
+      changed: ids of cases of which there is an entry with these settings and other contents.
+      needed: bytes that the other cases will take, estimated on the safe side.
+      free: bytes on the disk.
+    """
+
+    cache: Path
+    total: int
+    prepared: Mapping[int, PreparedCase]
+    changed: tuple[str, ...]
+    needed: int
+    free: int
+
+    @property
+    def missing(self) -> int:
+        """How many cases are to be prepared."""
+        return self.total - len(self.prepared)
+
+    def lines(self) -> list[str]:
+        """In words: cases, how many are prepared, disk use."""
+        lines = [f"{self.total} cases, {len(self.prepared)} of them prepared already in {self.cache}"]
+        if self.changed:
+            lines.append(f"{len(self.changed)} cases changed since they were prepared, first {self.changed[0]}")
+        if self.missing:
+            lines.append(f"{self.missing} to prepare: about {in_words(self.needed)} of {in_words(self.free)} free")
+        return lines
+
+    def require_space(self) -> None:
+        """Refuses what will not fit.
+
+        Raises:
+          InputError: the estimate is above the free space.
+        """
+        if self.needed > self.free:
+            raise InputError(
+                f"{self.cache}: preparing {self.missing} cases takes about {in_words(self.needed)}, and "
+                f"{in_words(self.free)} are free; free space, or give a folder on a larger disk with --cache DIR (to "
+                "train: --data.cache DIR)"
+            )
+
+
+def survey_cases(
+    cases: Sequence[Case], settings: Settings, cache: Path, *, workers: int, progress: bool = False
+) -> Survey:
+    """Clear what killed processes left, and look every case up.
+
+    Only cases with an entry are hashed; of the others, one header is read.
+    """
+    remove_abandoned(cache, older_than=_ABANDONED)
+    entries = _entries(cache)
+    look = partial(_look_up, entries=entries, settings=settings, cache=cache)
+    # Threads: hashing and reading leave the interpreter free.
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        found = list(
+            tqdm(pool.map(look, cases), "Looking up cases", len(cases), leave=False, disable=not (progress and entries))
+        )
+    prepared = {place: entry for place, (entry, _) in enumerate(found) if entry is not None}
+    changed = tuple(case.id for case, (_, is_changed) in zip(cases, found, strict=True) if is_changed)
+    needed = sum(prepared_bytes(case, settings.spacing) for i, case in enumerate(cases) if i not in prepared)
+    return Survey(cache, len(cases), prepared, changed, needed, _free_bytes(cache))
+
+
+def _entries(cache: Path) -> dict[str, list[Path]]:
+    """Folders of the cache by case."""
+    entries: dict[str, list[Path]] = defaultdict(list)
+    if cache.is_dir():
+        for folder in cache.iterdir():
+            case, _, key = folder.name.rpartition("-")
+            if len(key) == KEY_DIGITS:
+                entries[case].append(folder)
+    return entries
+
+
+def _look_up(
+    case: Case, entries: Mapping[str, Sequence[Path]], settings: Settings, cache: Path
+) -> tuple[PreparedCase | None, bool]:
+    """The case's entry, and whether there is one of its former contents instead."""
+    if not entries.get(case.id):
+        return None, False
+    try:
+        hashes = hash_files(case)
+    except InputError:  # said when the case is prepared
+        return None, False
+    described = settings.describe(case)
+    entry = PreparedCase.open(entry_folder(cache, case.id, described, hashes), case)
+    if entry is not None:
+        return entry, False
+    metas = filter(None, map(read_meta, entries[case.id]))
+    return None, any(meta.get("settings") == described and meta.get("sha256") != hashes for meta in metas)
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def in_words(count: int) -> str:
+    """Bytes in GB or MB."""
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{count / unit:,.0f} {name}" if count >= 10 * unit else f"{count / unit:.1f} {name}"

@@ -1,0 +1,131 @@
+"""A NIfTI file from disk to voxels: every byte is read, and what cannot be a picture of a head is refused."""
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float64
+
+from data_pipeline.errors import FileError
+
+_CONVERT = "convert it, for example with dcm2niix"
+SMALLEST_EDGE = 0.01  # mm; a header in metres, or torn, has smaller ones
+LARGEST_EXTENT = 2000.0  # mm; a scanner's field of view ends at 500
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A file, read and decompressed once for all of its volumes.
+
+    Attributes:
+      path: the file.
+      values: voxels as on disk, in the data type that the file implies.
+      affine: voxel indices on disk to mm.
+      header: nibabel's.
+    """
+
+    path: Path
+    values: np.ndarray
+    affine: Float64[np.ndarray, "4 4"]
+    header: nib.Nifti1Header
+
+
+def open_nifti(path: Path) -> Stored:
+    """Every byte of a file, with its checksum verified.
+
+    Raises:
+      FileError: the file is missing, truncated, not NIfTI, without three axes, not of real numbers,
+        or lies nowhere that a head could be.
+    """
+    image = _parse(path, _content(path))
+    shape = image.shape
+    if len(shape) < 3 or min(shape) < 1:
+        raise wrong_shape(path, shape)
+    affine = np.asarray(image.affine, np.float64)
+    if not np.all(np.isfinite(affine)) or not abs(np.linalg.det(affine[:3, :3])) >= 1e-9:
+        raise FileError(path, f"the affine {affine[:3].tolist()} is not invertible", "repair the header")
+    _check_extent(path, affine, shape)
+    values = _voxels(path, image)
+    if values.dtype.kind not in "biuf":
+        raise FileError(path, f"voxels of type {values.dtype}, expected real numbers", "convert to a scalar image")
+    return Stored(Path(path), values, affine, image.header)
+
+
+def wrong_shape(path: Path, shape: tuple[int, ...]) -> FileError:
+    """What to say of a file that is not one 3-D volume."""
+    return FileError(
+        path, f"shape {shape}, expected one 3-D volume", "split multi-channel files into one file per modality"
+    )
+
+
+def _check_extent(path: Path, affine: Float64[np.ndarray, "4 4"], shape: tuple[int, ...]) -> None:
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if edges.min() < SMALLEST_EDGE or (edges * shape[:3]).max() > LARGEST_EXTENT:
+        spacing = " x ".join(f"{edge:.4g}" for edge in edges)
+        raise FileError(
+            path,
+            f"{' x '.join(map(str, shape[:3]))} voxels of {spacing} mm are no picture of a head",
+            "repair the header, whose unit must be mm",
+        )
+
+
+def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+    # A damaged header may claim terabytes: what is there is compared before memory is asked for.
+    proxy = image.dataobj
+    try:
+        there = len(proxy.file_like.getbuffer()) - proxy.offset
+        needed = math.prod(image.shape) * proxy.dtype.itemsize
+        if there < needed:
+            raise OSError(f"expected {needed} bytes, got {max(there, 0)}")
+        with np.errstate(all="ignore"):
+            return np.asanyarray(proxy)
+    except Exception as error:  # whatever nibabel stumbles over is the file's
+        raise FileError(
+            path, f"the voxel data are incomplete ({_one_line(error)})", "copy or download the file again"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of the NIfTI stream; gzip is read to its end, so that its checksum is verified."""
+    try:
+        content = Path(path).read_bytes()
+        if not content:
+            raise FileError(path, "the file has zero bytes", "copy or download it again")
+        return gzip.decompress(content) if Path(path).name.lower().endswith(".gz") else content
+    except gzip.BadGzipFile as error:
+        raise FileError(
+            path,
+            f"not a valid gzip file ({error})",
+            "copy or download it again, or rename it to .nii if it is not compressed",
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise FileError(
+            path, f"the gzip data are truncated or damaged ({error})", "copy or download the file again"
+        ) from error
+    except OSError as error:
+        raise FileError(
+            path, f"cannot be read ({error.strerror or error})", "check the path and permissions"
+        ) from error
+
+
+def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
+    # The format's first field is the size of its header, in either byte order. Looking first keeps nibabel from
+    # logging its attempts to repair what was never NIfTI.
+    if content[:2] == b"\x1f\x8b":
+        raise FileError(path, "the file is compressed with gzip, which its name does not say", "rename it to .nii.gz")
+    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
+    if not sizes & {348, 540}:
+        raise FileError(path, "not a NIfTI file (no NIfTI header)", _CONVERT)
+    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
+    try:
+        return kind.from_bytes(content)
+    except Exception as error:  # whatever nibabel stumbles over is the file's
+        raise FileError(path, f"not a NIfTI file ({_one_line(error)})", _CONVERT) from error

@@ -1,0 +1,76 @@
+"""`python -m data_pipeline.prepare`, beside what training does."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from data_pipeline.formats import find_cases
+from data_pipeline.prepare import prepare_cases, prepared_folder
+from data_pipeline.prepare.command import main
+from tests.data_pipeline.cases import write_case
+
+
+@pytest.fixture
+def data(tmp_path, rng):
+    for number in range(2):
+        write_case(tmp_path / "data", rng=rng, number=number)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_training_finds_what_the_command_prepared(data, cache, capsys):
+    assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 0
+    said = capsys.readouterr()
+    assert "2 cases, 0 of them prepared already" in said.err
+    assert re.fullmatch(f"2 cases in {re.escape(str(cache / 'prepared'))}, 0\\.\\d MB\n", said.out)
+    entries = set(prepared_folder(cache).iterdir())
+    found = prepare_cases(find_cases(data), (1, 1, 1), prepared_folder(cache), workers=0, progress=False)
+    assert {entry.folder for entry in found} == entries == set(prepared_folder(cache).iterdir())
+
+
+def test_options_are_those_of_training(data, cache, tmp_path, rng):
+    write_case(tmp_path / "more", rng=rng, number=7)
+    options = ["--spacing", "2", "2", "3", "--label-map", "1=NCR,2=ET,4=ED", "--layout", "brats2018", "--ignore-affine"]
+    assert main(["--cache", str(cache), *options, str(data), str(tmp_path / "more"), "--workers", "2"]) == 0
+    entries = set(prepared_folder(cache).iterdir())
+    cases = find_cases([data, tmp_path / "more"], "1=NCR,2=ET,4=ED", "brats2018")
+    prepare_cases(cases, (2, 2, 3), prepared_folder(cache), workers=0, ignore_affine=True)
+    assert set(prepared_folder(cache).iterdir()) == entries and len(entries) == 3
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(data, cache, capsys, monkeypatch):
+    assert main([str(data), "--cache", str(cache), "--dry-run"]) == 0
+    assert "2 to prepare: about " in capsys.readouterr().out
+    assert not cache.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=0))
+    assert main([str(data), "--cache", str(cache), "--dry-run"]) == 2
+    assert "free space, or give a folder on a larger disk with --cache DIR" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_an_error_of_one_line_each(data, cache, tmp_path, capsys):
+    find_cases(data)[0].images["t1"].write_bytes(b"")
+    assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "error: 1 of 2 cases cannot be used; repair them, or leave them out with --skip-bad:" in said
+    assert "Traceback" not in said
+    assert main([str(data), "--cache", str(cache), "--workers", "0", "--skip-bad"]) == 0
+    assert main([str(data), "--cache", str(cache), "--spacing", "1", "0", "1"]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(data), "--cache", str(cache), "--workers", "-1"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+
+
+def test_interrupted(data, cache, capsys, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_pipeline.prepare.command.prepare_cases", interrupt)
+    assert main([str(data), "--cache", str(cache)]) == 130
+    assert "same command again" in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""A case from NIfTI to cache on one core: read, checked, cropped, normalised and written, beside nnU-Net."""
+"""A case from NIfTI to cache on one core: read, checked, cropped, normalised and written, beside nnU-Net.
+
+And the check alone: every voxel read, everything that may be wrong looked for, and a picture drawn.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +15,9 @@ from experiments.benchmark.workload import BRATS_SHAPE
 
 NNUNET = "nnU-Net"
 CASES, PATCH = 2, 128
+DATA_SET, CORES = 1251, 16
+"""Training cases of BraTS 2021, and the machine that the estimate is for."""
+_CHECK = "check"
 
 
 def measure(options: Options) -> Part:
@@ -19,18 +25,36 @@ def measure(options: Options) -> Part:
     with TemporaryDirectory() as folder:
         write_cases(Path(folder) / "raw", CASES, options.seed, small=options.small)
         settings: dict[str, Any] = {"folder": folder, "patch": PATCH}
-        sides = {OURS: Side("experiments.benchmark.prepare_sides:ours", settings, ONE_THREAD)}
+        functions = {OURS: "ours", _CHECK: "check"}
         if not missing({"nnunetv2": NNUNET}):
-            sides[NNUNET] = Side("experiments.benchmark.prepare_sides:nnunet", settings, ONE_THREAD)
+            functions[NNUNET] = "nnunet"
+        sides = {
+            name: Side(f"experiments.benchmark.prepare_sides:{function}", settings, ONE_THREAD)
+            for name, function in functions.items()
+        }
         measured = compare(sides, options.rounds)
+    check = measured.pop(_CHECK)
     shape = " x ".join(map(str, SMALL_SHAPE if options.small else BRATS_SHAPE))
     voxels = ", ".join(f"{name} {side.value:.0f}" for name, side in measured.items())
     return Part(
         "prepare",
-        [time_figure(f"one case of {shape}, one core", measured, pieces=CASES)],
+        [
+            time_figure(f"one case of {shape}, one core", measured, pieces=CASES),
+            time_figure(f"the check of a case of {shape}, one core", {OURS: check}, pieces=CASES),
+        ],
         [
             f"{CASES} cases as gzipped NIfTI; voxels left by the crop of the last: {voxels}",
             "ours checks files (gzip's checksum, NaN, background, grid) and hashes them for the cache's "
             "name; nnU-Net's writes compressed files (blosc2), ours .npy to be mapped into memory",
+            f"{DATA_SET:,} cases on {CORES} cores, if these wait neither for the disk nor for each other: "
+            + ", ".join(
+                f"{name} {_minutes(side.median / CASES):.1f} minutes"
+                for name, side in {"check": check, "prepare": measured[OURS]}.items()
+            ),
         ],
     )
+
+
+def _minutes(seconds: float) -> float:
+    """For the whole data set, from the seconds of one case on one core."""
+    return DATA_SET * seconds / CORES / 60

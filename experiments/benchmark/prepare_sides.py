@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from data_pipeline.check.report import check_case
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.prepare import prepare_cases
 from experiments.benchmark.prepare_task import SPACING
@@ -22,6 +23,17 @@ def ours(*, folder: str, patch: int) -> Workload:
     return _each_case(folder, prepare)
 
 
+def check(*, folder: str, patch: int) -> Workload:
+    """What `python -m data_pipeline.check` does with a case, its picture included."""
+    del patch
+
+    def inspect(case: Case, out: Path) -> int:
+        del out
+        return math.prod(check_case(case).shape or ())
+
+    return _each_case(folder, inspect)
+
+
 def nnunet(*, folder: str, patch: int) -> Workload:
     """`DefaultPreprocessor.run_case_save`."""
     from experiments.benchmark.prepare_nnunet import open_cases, preprocess
@@ -35,7 +47,7 @@ def nnunet(*, folder: str, patch: int) -> Workload:
 
 
 def _each_case(folder: str, prepare: Callable[[Case, Path], int]) -> Workload:
-    """Prepares all cases and returns how many voxels the last one has left."""
+    """Goes through all cases and returns how many voxels the last one has left."""
     cases = find_cases(Path(folder) / "raw")
 
     def run() -> float:

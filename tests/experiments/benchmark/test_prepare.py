@@ -28,8 +28,14 @@ def test_both_sides_prepare_the_same(tmp_path):
     assert set(properties["class_locations"]) == {1, 2, 4}
 
 
+def test_the_estimate_by_hand():
+    assert prepare._minutes(1.6) == pytest.approx(1251 * 1.6 / 16 / 60)
+
+
 def test_the_part_runs():
     part = prepare.measure(Options(rounds=1, small=True))
-    assert part.name == "prepare" and part.figures[0].ours > 0
+    assert part.name == "prepare" and all(figure.ours > 0 for figure in part.figures)
+    assert part.figures[1].name.startswith("the check of a case") and not part.figures[1].peers
+    assert "1,251 cases on 16 cores" in part.notes[-1]
     pytest.importorskip("nnunetv2", reason="nnU-Net is not installed")
     assert part.ratio > 0 and set(part.figures[0].peers) == {"nnU-Net"}

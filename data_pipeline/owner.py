@@ -14,10 +14,9 @@ _HOST_DIGITS = 8
 
 
 def this_process() -> str:
-    """HOST-PID-START of this process: a digest of the host's name, and clock ticks from its boot to the start.
+    """HOST-PID-START of this process: a digest of who numbers it, its number, and clock ticks from boot to its start.
 
-    The start tells a process from a later one with the same number, as after the restart of a container.
-    It is 0 where the system has no /proc.
+    The start tells a process from a later one with the same number. It is 0 where the system has no /proc.
     """
     _, start = _state_and_start(os.getpid()) or ("", 0)
     return f"{_host()}-{os.getpid()}-{start}"

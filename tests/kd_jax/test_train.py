@@ -91,6 +91,7 @@ def test_the_run_folder_is_complete(whole, place):
     split = json.loads((whole / "split.json").read_text())
     assert len(split["train"]) == len(split["validation"]) == 2 and not set(split["train"]) & set(split["validation"])
     assert split["data_root"] == [str(place / "cases")]
+    assert len(json.loads((whole / "splits_final.json").read_text())) == 2
     environment = json.loads((whole / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__ and len(environment["devices"]) == 2
     for which in ("best", "latest"):

@@ -188,12 +188,13 @@ def test_without_workers_two_threads_read_two_batches_ahead_and_end(tmp_path):
 
 
 INTERRUPTED = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
 from pathlib import Path
 from data_pipeline.loader import LoaderSettings, training_batches
 from tests.data_pipeline.fakes import digest, make_case
 
 def main():
+    faulthandler.dump_traceback_later(100, exit=True)  # says where it is stuck, should it be
     cases = [make_case(Path(sys.argv[1]), 0)]
     with training_batches(cases, LoaderSettings((7, 6, 5), 2, workers=1), seed=0) as batches:
         first = next(batches)
@@ -221,7 +222,7 @@ def test_interrupts_reach_the_main_process_only(tmp_path):
         env={"PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         start_new_session=True,
         check=False,
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def wait_until_it_writes(process: subprocess.Popen, cache: Path) -> None:
 
 
 def kill_all(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # the command may have been quicker
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 

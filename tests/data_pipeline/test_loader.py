@@ -195,6 +195,7 @@ from tests.data_pipeline.fakes import digest, make_case
 
 def main():
     faulthandler.dump_traceback_later(100, exit=True)  # says where it is stuck, should it be
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     cases = [make_case(Path(sys.argv[1]), 0)]
     with training_batches(cases, LoaderSettings((7, 6, 5), 2, workers=1), seed=0) as batches:
         first = next(batches)

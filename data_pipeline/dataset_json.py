@@ -93,13 +93,11 @@ class DatasetJson:
       file: where it is.
       channels: which channel is which modality.
       labels: names with a value, or with the values of a region.
-      file_ending: of images and labels.
     """
 
     file: Path
     channels: Mapping[Modality, int]
     labels: Mapping[str, int | list[int]]
-    file_ending: str
 
 
 def read_dataset_json(file: Path) -> DatasetJson:
@@ -131,7 +129,7 @@ def read_dataset_json(file: Path) -> DatasetJson:
         channels[modality] = channel
     if content.file_ending not in (".nii", ".nii.gz"):
         raise FileError(file, f"file_ending is {content.file_ending}", "convert the files to .nii.gz")
-    return DatasetJson(file, MappingProxyType(channels), MappingProxyType(content.labels), content.file_ending)
+    return DatasetJson(file, MappingProxyType(channels), MappingProxyType(content.labels))
 
 
 def label_convention(dataset: DatasetJson) -> LabelConvention:

@@ -12,6 +12,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(message: object) -> str:
+    """The message without line breaks."""
+    return " ".join(str(message).split())
+
+
 class FileError(InputError):
     """A file that cannot be used: which, what was found, and what to do next."""
 

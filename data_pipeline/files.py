@@ -13,7 +13,7 @@ from typing import BinaryIO
 from data_pipeline.errors import InputError
 from data_pipeline.owner import is_dead, this_process
 
-# Names of version 0.2 and before have no owner.
+# Names of earlier versions have no owner.
 _TEMPORARY = re.compile(r"\..+?\.(?:(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}|[0-9a-f]{32})\.tmp")
 
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float64
 
-from data_pipeline.errors import FileError
+from data_pipeline.errors import FileError, one_line
 
 _CONVERT = "convert it, for example with dcm2niix"
 SMALLEST_EDGE = 0.01  # mm; a header in metres, or torn, has smaller ones
@@ -85,12 +85,8 @@ def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
             return np.asanyarray(proxy)
     except Exception as error:  # whatever nibabel stumbles over is the file's
         raise FileError(
-            path, f"the voxel data are incomplete ({_one_line(error)})", "copy or download the file again"
+            path, f"the voxel data are incomplete ({one_line(error)})", "copy or download the file again"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _content(path: Path) -> bytes:
@@ -128,4 +124,4 @@ def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
     try:
         return kind.from_bytes(content)
     except Exception as error:  # whatever nibabel stumbles over is the file's
-        raise FileError(path, f"not a NIfTI file ({_one_line(error)})", _CONVERT) from error
+        raise FileError(path, f"not a NIfTI file ({one_line(error)})", _CONVERT) from error

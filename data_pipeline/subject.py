@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import CAVITY, MODALITIES, OUTSIDE_BRAIN, Modality
+from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Modality, without_cavity
 from data_pipeline.nifti import Geometry
 from data_pipeline.resample import (
     Spacing,
@@ -87,8 +87,7 @@ def load_subject(
         images[..., MODALITIES.index(m)] = np.where(small_mask, normal, 0)
     label = None
     if scan.classes is not None:
-        classes = scan.classes[crop]
-        classes = np.where(classes == CAVITY, np.uint8(0), classes)  # no tumour, and to networks no class of its own
+        classes = without_cavity(scan.classes[crop])
         label = np.where(small_mask, resample_label(classes, shape, apart), np.uint8(OUTSIDE_BRAIN))
     same = shape == mask.shape
     return Subject(

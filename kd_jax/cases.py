@@ -90,11 +90,6 @@ def loader_settings(config: Config) -> LoaderSettings:
     )
 
 
-def cache_folder(data: DataConfig) -> Path:
-    """Where phantoms and prepared cases are kept."""
-    return cache_home(data.cache)
-
-
 def _gather(config: Config, *, progress: bool) -> Split:
     data = config.data
     roots, cases = _find(data, progress=progress)
@@ -131,7 +126,7 @@ def _find(data: DataConfig, *, progress: bool) -> tuple[tuple[Path, ...], list[C
     roots = data.root
     if roots is None:
         spacing = min(data.spacing)
-        cache = cache_folder(data)
+        cache = cache_home(data.cache)
         made = phantom_folder(data.phantom_cases, data.phantom_seed, spacing, cache=cache, progress=progress)
         return (made,), find_cases(made)
     return roots, find_cases(roots, data.label_map, data.layout)

@@ -19,12 +19,13 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from data_pipeline.checks import check_same_grid
+from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import without_cavity
-from data_pipeline.errors import InputError
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case, describe
+from data_pipeline.errors import InputError, one_line
+from data_pipeline.formats import Case, describe
 from data_pipeline.nifti import read_label, write_label
 from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, one_line, run_command
+from kd_jax.cli import add_network_options, ensure_writable
 from kd_jax.evaluation_data import EvaluationData, Part, evaluation_data, refuse_other_data
 from kd_jax.evaluation_results import Conditions, Evaluation, Evaluations, draw, show, summary
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
@@ -109,12 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help="folders of labelled cases, of one patient, or CSV files; several are joined",
     )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument(
-        "--label-map",
-        metavar="MAP",
-        help='meaning of the label values, e.g. "1=NCR,2=ED,4=ET" (default: by file names)',
-    )
+    add_naming_options(parser)
     parser.add_argument(
         "--empty",
         choices=get_args(EmptyRule),
@@ -125,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="(default: evaluation/<data> in the first RUN)")
     parser.add_argument("--save-predictions", action="store_true", help="also write the predicted label maps")
-    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
     return parser
 
 

@@ -60,7 +60,7 @@ def resume_folds(run: Path, folds: Sequence[Fold]) -> None:
       InputError: they differ.
     """
     file = run / FOLDS_FILE
-    if not file.exists():  # the run of version 0.2 or before
+    if not file.exists():  # a run of an earlier version
         write_folds(run, folds)
     elif read_folds(file) != list(folds):
         raise InputError(

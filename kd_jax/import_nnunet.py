@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from data_pipeline.command_line import run_command
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
 from data_pipeline.files import folder_atomically, write_atomically
 from kd_jax.checkpoint import save_teacher
-from kd_jax.cli import run_command
 from kd_jax.config import Config
 from kd_jax.nnunet.imported import Found, import_config, import_params, orientation_of, provenance, read_network
 from kd_jax.nnunet.results import Kept, find_result

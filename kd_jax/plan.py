@@ -15,11 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint, measure_cases
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
-from kd_jax.cli import ensure_writable, run_command
+from data_pipeline.formats import describe, find_cases
+from kd_jax.cli import ensure_writable
 from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
 from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
 
@@ -91,11 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size in mm (default: of the median case)"
     )
-    parser.add_argument(
-        "--label-map", metavar="MAP", help='meaning of label values, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
-    )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    add_naming_options(parser)
     parser.add_argument("--skip-bad", action="store_true", help="leave out cases with problems instead of stopping")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read cases (default: one per core)")
     parser.add_argument("--overwrite", action="store_true", help="replace a plan that is already there")

@@ -14,12 +14,13 @@ from typing import get_args
 from rich.console import Console
 
 from data_pipeline.checks import check_same_grid
+from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.conventions import Region, without_cavity
 from data_pipeline.errors import InputError
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case
+from data_pipeline.formats import Case
 from data_pipeline.nifti import read_label
 from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import add_network_options, ensure_writable, run_command
+from kd_jax.cli import add_network_options, ensure_writable
 from kd_jax.config import Outputs
 from kd_jax.evaluation_data import EvaluationData, evaluation_data
 from kd_jax.metrics import REGIONS
@@ -107,11 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help="decide on the labelled cases of folders or CSV files, not trained on, instead",
     )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument(
-        "--label-map", metavar="MAP", help='meaning of the label values, e.g. "1=NCR,2=ED,4=ET" (default: by names)'
-    )
-    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    add_naming_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a rule that is already there")
     return parser
 

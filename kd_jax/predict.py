@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, Case, find_cases
+from data_pipeline.formats import Case, find_cases
 from data_pipeline.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import CASES_FAILED, add_network_options, ensure_writable, run_command
+from kd_jax.cli import add_network_options, ensure_writable
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
@@ -106,11 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "run with loss.segmentation dice_bce; they are not post-processed",
     )
     add_postprocessing_options(parser)
-    parser.add_argument(
-        "--label-map", metavar="MAP", help='label values to write, e.g. "1=NCR,2=ED,3=ET" (default: by file names)'
-    )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument("--ignore-affine", action="store_true", help="accept modalities whose affines differ")
+    add_naming_options(parser)
     parser.add_argument(
         "--accept-raw",
         action="store_true",

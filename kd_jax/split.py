@@ -63,7 +63,7 @@ class SplitRecord:
             return None
         try:
             values = json.loads(path.read_text())
-            if isinstance(values["data_root"], str):  # written by version 0.2 and before
+            if isinstance(values["data_root"], str):  # written by an earlier version
                 values["data_root"] = [values["data_root"]]
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:

@@ -6,7 +6,7 @@ Worker processes import the main module again, so this one imports nothing that 
 import sys
 
 if __name__ == "__main__":
-    from kd_jax.cli import run_command
+    from data_pipeline.command_line import run_command
     from kd_jax.launch import main
 
     sys.exit(run_command(main))

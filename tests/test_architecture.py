@@ -50,7 +50,7 @@ ALONE = ("kd_jax.losses", "kd_jax.metrics", "kd_jax.models", "kd_jax.native")
 
 @pytest.mark.parametrize("name", sorted(name for name in _modules("kd_jax") if name.startswith(ALONE)))
 def test_losses_metrics_models_and_compiled_operators_stand_alone(name):
-    allowed = {"kd_jax.cli"} if name == "kd_jax.native.__main__" else set()
+    allowed = {"data_pipeline.command_line"} if name == "kd_jax.native.__main__" else set()
     assert {n for n in _local(_modules("kd_jax")[name]) if not n.startswith(ALONE)} <= VOCABULARY | allowed
 
 

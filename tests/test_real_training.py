@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_jax.cli import run_command
+from data_pipeline.command_line import run_command
 from kd_jax.journal import read_log
 from kd_jax.launch import main
 

@@ -12,11 +12,10 @@ from data_pipeline.check.dataset import as_json, check_dataset, count_findings, 
 from data_pipeline.check.page import html_page
 from data_pipeline.check.report import CaseReport, check_case
 from data_pipeline.checks import Finding
-from data_pipeline.cores import available_cores
-from data_pipeline.errors import InputError
+from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
 from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
+from data_pipeline.formats import describe, find_cases
 
 COMMANDS_SHOWN = 1
 """Command lists printed in full; they differ by file names alone, and check.json and check.html have all."""
@@ -35,15 +34,7 @@ exit status: 0, 1 if there is an error among the findings, 2 if the check itself
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_intermixed_args(arguments)
-    try:
-        return _check(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda given: _check(_parser().parse_intermixed_args(given)), arguments)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -88,16 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("check"),
         help="folder for the report; a report that is there is replaced (default: check, in the current folder)",
     )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument("--label-map", metavar="MAP", help='what label values mean, e.g. "1=NCR,2=ED,4=ET"')
-    parser.add_argument("--ignore-affine", action="store_true", help="affines that differ are warnings, not errors")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="processes (default: %(default)s, the cores)",
-    )
+    add_naming_options(parser)
+    add_workers_option(parser)
     parser.add_argument("--no-html", dest="html", action="store_false", help="write check.json only")
     return parser
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_pipeline.errors import InputError
+from data_pipeline.command_line import run_command
 from data_pipeline.phantom.audit import audit_folder, format_audit
 from data_pipeline.phantom.write import finished_cases, make_phantoms
 
@@ -30,16 +30,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status, 2 for a problem of the user's."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.audit:
-            print(format_audit(audit_folder(options.out)))
-        else:
-            make_phantoms(options.out, options.cases, options.seed, options.spacing, options.workers)
-            print(f"{len(finished_cases(options.out))} phantoms in {options.out}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda given: _make_or_audit(_parser().parse_args(given)), arguments)
+
+
+def _make_or_audit(options: argparse.Namespace) -> int:
+    if options.audit:
+        print(format_audit(audit_folder(options.out)))
+    else:
+        make_phantoms(options.out, options.cases, options.seed, options.spacing, options.workers)
+        print(f"{len(finished_cases(options.out))} phantoms in {options.out}")
     return 0
 
 

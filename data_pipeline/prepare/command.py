@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.cores import available_cores
-from data_pipeline.errors import InputError
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS, describe, find_cases
+from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
+from data_pipeline.formats import describe, find_cases
 from data_pipeline.prepare.cases import prepare_cases
 from data_pipeline.prepare.entry import PreparedCase
 from data_pipeline.prepare.key import Settings
@@ -29,15 +28,11 @@ exit status: 0, or 2 for what has to be repaired first
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_intermixed_args(arguments)
-    try:
-        return _prepare(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; give the same command again to continue", file=sys.stderr)
-        return 130
+    return run_command(
+        lambda given: _prepare(_parser().parse_intermixed_args(given)),
+        arguments,
+        interrupted="interrupted; give the same command again to continue",
+    )
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -88,18 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         help="along x, y and z, as --data.spacing (default: 1 1 1)",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help=f"as --data.cache (default: {cache_home(None)})")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="processes (default: %(default)s, the cores)",
-    )
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument("--label-map", metavar="MAP", help='what label values mean, e.g. "1=NCR,2=ED,4=ET"')
-    parser.add_argument(
-        "--ignore-affine", action="store_true", help="take files whose affines differ to be on one grid"
-    )
+    add_workers_option(parser)
+    add_naming_options(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     return parser

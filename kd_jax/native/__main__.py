@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kd_jax.cli import run_command
+from data_pipeline.command_line import run_command
 from kd_jax.native import library
 
 

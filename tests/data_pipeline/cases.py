@@ -30,6 +30,11 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = SRI24) -> Pat
     return path
 
 
+def labels(rng: np.random.Generator, shape: Sequence[int] = (3, 4, 5)) -> np.ndarray:
+    """Random values of BraTS 2021."""
+    return rng.choice(np.array([0, 1, 2, 4], np.uint8), tuple(shape))
+
+
 def file_of(folder: Path, case: str, role: str, layout: Layout = "2021", extension: str = ".nii.gz") -> Path:
     """The file of a modality, or of the label ("seg"), in a case's folder."""
     return folder / f"{case}{_SUFFIXES[layout][role]}{extension}"

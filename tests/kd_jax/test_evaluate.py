@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipeline.command_line import run_command
 from kd_jax import evaluate
-from kd_jax.cli import run_command
 from kd_jax.metrics import MISSING_REGION_HD95_MM
 from kd_jax.postprocessing.rule import DecidedOn, Postprocessing, save_postprocessing
 from tests.data_pipeline.cases import file_of, tiny_classes, write_case, write_nifti

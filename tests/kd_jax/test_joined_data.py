@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.command_line import run_command
 from data_pipeline.conventions import CAVITY
 from data_pipeline.errors import InputError
 from kd_jax import evaluate, plan, postprocess
 from kd_jax.cases import gather_cases
-from kd_jax.cli import run_command
 from kd_jax.config import Config, DataConfig
 from kd_jax.settings import add_setting_arguments, dump_config, load_config, overrides_from, parse_config
 from tests.data_pipeline.cases import file_of, rewrite, tiny_classes, write_case

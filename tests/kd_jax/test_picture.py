@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from data_pipeline.command_line import run_command
 from data_pipeline.errors import InputError
 from kd_jax import evaluate, evaluation_results
-from kd_jax.cli import run_command
 from kd_jax.metrics import region_scores
 from kd_jax.picture import (
     COLOURS,

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.command_line import run_command
 from data_pipeline.errors import InputError
 from data_pipeline.formats import find_cases
 from data_pipeline.nifti import read_label
 from kd_jax import postprocess
-from kd_jax.cli import run_command
 from kd_jax.metrics import region_scores
 from kd_jax.postprocessing.choice import choose_postprocessing
 from kd_jax.postprocessing.components import remove_small_enhancing

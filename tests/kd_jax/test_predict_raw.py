@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from kd_jax import predict
-from kd_jax.cli import CASES_FAILED, COMMAND_ERROR, run_command
 from tests.data_pipeline.cases import SRI24, file_of, rewrite, write_case
 from tests.kd_jax.fake_run import write_run
 

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipeline.command_line import run_command
 from kd_jax import training as train_module
 from kd_jax.checkpoint import restore_network, restore_state
-from kd_jax.cli import run_command
 from kd_jax.distill import build_networks
 from kd_jax.journal import read_log
 from kd_jax.launch import main

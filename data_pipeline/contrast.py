@@ -4,11 +4,12 @@ CSF is dark and white matter bright on T1, so that T1 (or T1CE) tells where to l
 Oedema, where it is labelled, is brightest on FLAIR; enhancing tumour is brighter on T1CE than on T1.
 Every figure is relative to the image's own spread, so that scale and offset do not matter.
 
-Measured on the 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms. As they are, none of
-the 24 is suspected, and none of the 22 with four modalities by any two of its modalities. Swapped and
-labelled, T1/T2, T1/FLAIR, T2/FLAIR, T1CE/FLAIR and T1CE/T2 are noticed in all, T1/T1CE in 17 of 22
-(the others have no enhancing tumour to speak of). Without labels the same, but for T1/FLAIR, which
-both show CSF dark (13 of 22), T1CE/FLAIR where nothing else is there (0 of 2) and T1/T1CE (0 of 22).
+Measured on 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms, by `experiments.swaps` for
+those with four modalities. As they are, none of the 24 is suspected, and none of the 22 with four
+modalities by any two of its modalities. Swapped and labelled, T1/T2, T1/FLAIR, T2/FLAIR, T1CE/FLAIR and
+T1CE/T2 are noticed in all, T1/T1CE in 17 of 22 (the others have no enhancing tumour to speak of). Without
+labels the same, but for T1/FLAIR, which both show CSF dark (13 of 22), T1CE/FLAIR where nothing else is
+there (0 of 2) and T1/T1CE (0 of 22).
 """
 
 from collections.abc import Mapping

@@ -92,11 +92,22 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         if not folder.exists():
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                _to_disk(file)
             _rename_unless_taken(temporary, folder)
     except OSError as error:
         raise write_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(file: Path) -> None:
+    """After a loss of power a folder may otherwise be there with files that are not."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename_unless_taken(temporary: Path, folder: Path) -> None:

@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from data_pipeline.checks import check_same_grid
 from data_pipeline.conventions import MODALITIES, Modality, region_mask
 from data_pipeline.errors import InputError
 from data_pipeline.every_case import every_case
 from data_pipeline.formats import Case
-from data_pipeline.nifti import read_label
+from data_pipeline.reading.checks import check_same_grid
+from data_pipeline.reading.nifti import read_label
+from data_pipeline.reading.scan import read_scan
 from data_pipeline.resample import Shape, Spacing
-from data_pipeline.scan import read_scan
 
 FOREGROUND_SAMPLES = 1_000_000
 """Tumour voxels that the intensity statistics of a modality are made from, over all cases.

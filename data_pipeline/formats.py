@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.case import Case
-from data_pipeline.clinical import dicom_answer
 from data_pipeline.errors import InputError
-from data_pipeline.label_map import parse_label_map
 from data_pipeline.layouts.bids import find_bids, without_bids
 from data_pipeline.layouts.datasets import find_in_datasets, require_dataset_json, without_datasets
+from data_pipeline.layouts.label_map import parse_label_map
 from data_pipeline.layouts.listed import find_listed
 from data_pipeline.layouts.suffixes import find_suffixed
 from data_pipeline.layouts.table import LAYOUT_HELP, LAYOUTS, decision
 from data_pipeline.layouts.tree import Wanted, nothing_found, read_tree
+from data_pipeline.reading.clinical import dicom_answer
 
 __all__ = ["LAYOUTS", "LAYOUT_HELP", "Case", "describe", "find_cases"]
 

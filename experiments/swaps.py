@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.command_line import run_command
-from data_pipeline.contrast import check_contrast
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
-from data_pipeline.scan import Scan, read_scan
+from data_pipeline.reading.contrast import check_contrast
+from data_pipeline.reading.scan import Scan, read_scan
 
 AS_IT_IS = "none"
 

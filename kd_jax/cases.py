@@ -11,17 +11,14 @@ from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, describe, find_cases
-from data_pipeline.loader import LoaderSettings
+from data_pipeline.patches.loader import LoaderSettings
+from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION
 from data_pipeline.phantom import phantom_folder
 from data_pipeline.prepare import PreparedCase, cache_home, prepare_cases, prepared_folder
-from data_pipeline.sampling import EACH_CLASS, EACH_REGION
 from kd_jax.config import Config, DataConfig
 from kd_jax.folds import Fold, read_folds
 from kd_jax.parallel import on_first_host
 from kd_jax.split import SplitRecord, cross_validation, given_split, split_patients
-
-NOTES_SHOWN = 10
-"""Notes about cases that are printed; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,6 @@ def _gather(config: Config, *, progress: bool) -> Split:
     # What is wrong with the split is said before the work, and cases it does not name are not prepared.
     chosen = sorted({index for part in _split(cases, data) for index in part})
     prepared = _prepare([cases[index] for index in chosen], config, progress=progress)
-    if progress:
-        _show_notes(prepared)
     train, validation = _split(prepared, data, some_left_out=data.skip_bad)
     return Split(
         tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), roots, _folds(prepared, data)
@@ -164,11 +159,3 @@ def _prepare(cases: Sequence[Case], config: Config, *, progress: bool) -> list[P
     if lacking and progress:
         print("\n".join(["left out:", *lines]), file=sys.stderr)
     return prepared
-
-
-def _show_notes(cases: Sequence[PreparedCase]) -> None:
-    notes = [f"note: {case.id}: {note}" for case in cases for note in case.notes]
-    for line in notes[:NOTES_SHOWN]:
-        print(line, file=sys.stderr)
-    if len(notes) > NOTES_SHOWN:
-        print(f"note: and {len(notes) - NOTES_SHOWN} more, in meta.json of the prepared cases", file=sys.stderr)

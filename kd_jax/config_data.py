@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from data_pipeline.augment import Augmentation
 from data_pipeline.layouts.table import LayoutName
+from data_pipeline.patches.augment import Augmentation
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Unknown keys and impossible numbers are errors."""

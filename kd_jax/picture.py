@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from data_pipeline.conventions import CLASSES, MODALITIES, Modality, Region
 from data_pipeline.files import write_atomically
-from data_pipeline.subject import Crop
+from data_pipeline.reading.subject import Crop
 from kd_jax.metrics import RegionScores
 from kd_jax.segment import Segmentation
 

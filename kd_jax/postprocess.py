@@ -13,12 +13,12 @@ from typing import get_args
 
 from rich.console import Console
 
-from data_pipeline.checks import check_same_grid
 from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.conventions import Region, without_cavity
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
-from data_pipeline.nifti import read_label
+from data_pipeline.reading.checks import check_same_grid
+from data_pipeline.reading.nifti import read_label
 from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import add_network_options, ensure_writable
 from kd_jax.config import Outputs

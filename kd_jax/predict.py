@@ -15,7 +15,8 @@ from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_com
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
-from data_pipeline.nifti import write_label, write_probabilities
+from data_pipeline.reading.findings import SEVERITIES
+from data_pipeline.reading.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import add_network_options, ensure_writable
 from kd_jax.metrics import region_volumes_ml
@@ -153,8 +154,8 @@ def _segment(segmenter: Segmenter, case: Case, rule: Postprocessing, settings: S
         ignore_affine=settings.ignore_affine,
         refuse_raw=not settings.accept_raw,
     )
-    for note in segmentation.notes:
-        print(f"  note: {note}")
+    for finding in sorted(segmentation.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
+        print(f"  {finding.severity}: {finding.note()}")
     spacing = segmentation.subject.reference.spacing
     return replace(segmentation, classes=apply_postprocessing(segmentation.classes, spacing, rule))
 

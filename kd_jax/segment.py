@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Float32, PyTree, UInt8
 from tqdm import tqdm
 
 from data_pipeline import storage
-from data_pipeline.checks import check_same_grid
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
+from data_pipeline.reading.checks import check_same_grid
+from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.subject import Subject, load_subject, to_original_grid
 from data_pipeline.resample import Spacing
-from data_pipeline.subject import Subject, load_subject, to_original_grid
 from kd_jax.checkpoint import NetworkName, Restored, Which, default_network, restore_network
 from kd_jax.config import AXES, Axis, Config, Outputs
 from kd_jax.distill import Params
@@ -94,13 +95,13 @@ class Segmentation:
       classes: internal classes by the averaged, linearly resampled logits; background outside the brain's box.
       probabilities: of the channels `outputs.CHANNEL_NAMES`, where asked for; outside the brain's box certain.
       subject: what the first network saw, and where it lies.
-      notes: what was unusual about the files.
+      findings: what was unusual about the files.
     """
 
     classes: UInt8[np.ndarray, "d h w"]
     probabilities: Float32[np.ndarray, "d h w k"] | None
     subject: Subject
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 def load_segmenter(
@@ -175,14 +176,14 @@ def segment_case(
     """
     outputs, outside = segmenter.outputs, OUTSIDE[segmenter.outputs]
     first: Subject | None = None
-    notes: list[str] = []
+    findings: list[Finding] = []
     for subject, members in _read(segmenter, case, ignore_affine, refuse_raw):
         if first is None:
             first = subject
             total = storage.zeros((*subject.reference.shape, len(outside)))
             looked = np.zeros(subject.reference.shape, bool)
-        notes += check_same_grid(first.reference, subject.reference, ignore_affine=ignore_affine)
-        notes += subject.notes
+        findings += check_same_grid(first.reference, subject.reference, ignore_affine=ignore_affine)
+        findings += subject.findings
         looked[subject.crop] = True
         for member in members:
             for rows, slab in to_original_grid(_apply(member, subject, progress), subject, outside):
@@ -196,7 +197,7 @@ def segment_case(
         classes[rows] = to_classes(mean, outputs)
         if probabilities:  # they take the place of the sum: there may be no room for both
             total[rows] = np.where(looked[rows][..., None], to_probabilities(mean, outputs), certain)
-    return Segmentation(classes, total if probabilities else None, first, tuple(dict.fromkeys(notes)))
+    return Segmentation(classes, total if probabilities else None, first, tuple(dict.fromkeys(findings)))
 
 
 def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:

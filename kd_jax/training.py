@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_pipeline.conventions import MODALITIES, REGION_CLASSES
 from data_pipeline.errors import InputError
-from data_pipeline.loader import training_batches, validation_batches
+from data_pipeline.patches.loader import training_batches, validation_batches
 from kd_jax.cases import Split, loader_settings
 from kd_jax.checkpoint import Checkpoints, restore_state
 from kd_jax.config import Config

@@ -11,11 +11,11 @@ from pathlib import Path
 from data_pipeline.check.dataset import as_json, check_dataset, count_findings, summary_lines
 from data_pipeline.check.page import html_page
 from data_pipeline.check.report import CaseReport, check_case
-from data_pipeline.checks import Finding
 from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
 from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
 from data_pipeline.formats import describe, find_cases
+from data_pipeline.reading.findings import Finding
 
 COMMANDS_SHOWN = 1
 """Command lists printed in full; they differ by file names alone, and check.json and check.html have all."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.check.report import CaseReport, finding_json
-from data_pipeline.checks import SEVERITIES, Finding, Severity
+from data_pipeline.check.report import CaseReport
 from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
 
 VERSION = 1
 """Of check.json; it changes when a field changes its meaning."""
@@ -78,7 +78,7 @@ def as_json(
         "data": [str(root) for root in roots],
         "layouts": list(decisions),
         "counts": count_findings(reports, findings),
-        "findings": [finding_json(finding) for finding in findings],
+        "findings": [finding.as_json() for finding in findings],
         "cases": [report.as_json() for report in reports],
     }
 

@@ -10,8 +10,8 @@ import numpy as np
 from data_pipeline.check.dataset import summary_lines
 from data_pipeline.check.picture import COLOURS
 from data_pipeline.check.report import BINS, RANGE, CaseReport
-from data_pipeline.checks import SEVERITIES, Finding
 from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.reading.findings import SEVERITIES, Finding
 
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; max-width: 1400px; }

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_pipeline.conventions import CAVITY, REGION_CLASSES, Modality
-from data_pipeline.scan import Scan
+from data_pipeline.reading.scan import Scan
 
 LARGEST_SIDE = 192
 """Pixels; with the grey levels it keeps a picture below 20 kB."""

@@ -10,9 +10,9 @@ from jaxtyping import Float32, Int64, UInt8
 
 from data_pipeline.case import Case
 from data_pipeline.check.picture import thumbnail
-from data_pipeline.checks import SEVERITIES, Finding, Severity
 from data_pipeline.conventions import CAVITY, MODALITIES, REGION_CLASSES, Modality
-from data_pipeline.scan import Scan, inspect_case
+from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
+from data_pipeline.reading.scan import Scan, inspect_case
 
 BINS = 64
 RANGE = (-4.0, 6.0)
@@ -60,7 +60,7 @@ class CaseReport:
             "shape": self.shape,
             "spacing_mm": self.spacing,
             "volumes_ml": {name: round(volume, 3) for name, volume in self.volumes_ml.items()},
-            "findings": [finding_json(finding) for finding in self.findings],
+            "findings": [finding.as_json() for finding in self.findings],
         }
 
 
@@ -87,17 +87,6 @@ def check_case(case: Case, *, ignore_affine: bool = False) -> CaseReport:
         {m: crc32(image[image.shape[0] // 2].tobytes()) for m, image in scan.images.items()},
         thumbnail(scan),
     )
-
-
-def finding_json(finding: Finding) -> dict[str, Any]:
-    """For check.json."""
-    return {
-        "severity": finding.severity,
-        "file": None if finding.file is None else str(finding.file),
-        "found": finding.found,
-        "remedy": finding.remedy,
-        "command": finding.command,
-    }
 
 
 def _label_file(case: Case) -> dict[str, str]:

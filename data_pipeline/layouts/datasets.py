@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from data_pipeline.case import Case
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, LabelConvention, Modality
-from data_pipeline.dataset_json import DatasetJson, label_convention, read_dataset_json
 from data_pipeline.errors import FileError
+from data_pipeline.layouts.dataset_json import DatasetJson, label_convention, read_dataset_json
 from data_pipeline.layouts.table import LAYOUTS, patient_of
 from data_pipeline.layouts.tree import Tree, Wanted, is_nifti
 

@@ -8,7 +8,7 @@ setting makes a new folder and an unchanged one is used again. Folders appear co
 from data_pipeline.prepare.cases import prepare_cases
 from data_pipeline.prepare.entry import PreparedCase
 from data_pipeline.prepare.place import cache_home, prepared_folder
-from data_pipeline.subject import Crop, Subject, load_subject, to_original_grid
+from data_pipeline.reading.subject import Crop, Subject, load_subject, to_original_grid
 
 __all__ = [
     "Crop",

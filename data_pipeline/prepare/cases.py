@@ -1,18 +1,23 @@
 """Prepare the cases that are not in the cache yet, in several processes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from data_pipeline.errors import InputError
 from data_pipeline.every_case import every_case
 from data_pipeline.formats import Case
 from data_pipeline.prepare.entry import PreparedCase, entry_folder, write_entry
-from data_pipeline.prepare.key import Settings, hash_files
+from data_pipeline.prepare.key import Settings, hash_files, require_unchanged, stamps
 from data_pipeline.prepare.survey import survey_cases
+from data_pipeline.reading.findings import Severity, digest
+from data_pipeline.reading.subject import load_subject
 from data_pipeline.resample import as_spacing
-from data_pipeline.subject import load_subject
+
+SHOWN: Mapping[Severity, int] = MappingProxyType({"warning": 20, "note": 10})
+"""Lines on what is unusual about the cases; what many share takes one."""
 
 
 def prepare_cases(
@@ -35,7 +40,7 @@ def prepare_cases(
       workers: processes; 0 or 1 prepares in this one.
       skip_bad: print the cases that cannot be used to stderr and go on without them.
       skip_option: the command's option for that; for display.
-      progress: say on stderr what there is to do, and show a progress bar.
+      progress: say on stderr what there is to do and what is unusual about the cases, and show a progress bar.
       ignore_affine: see `load_subject`.
 
     Raises:
@@ -47,7 +52,7 @@ def prepare_cases(
     if progress:
         print("\n".join(survey.lines()), file=sys.stderr)
     survey.require_space()
-    return every_case(
+    prepared = every_case(
         partial(_prepare_case, settings=settings, cache=cache),
         cases,
         workers,
@@ -57,17 +62,24 @@ def prepare_cases(
         progress=progress and survey.missing > 0,
         known=survey.prepared,
     )
+    if progress:
+        findings = [(case.id, finding) for case in prepared for finding in case.findings]
+        for line in (line for severity, shown in SHOWN.items() for line in digest(findings, severity, shown)):
+            print(line, file=sys.stderr)
+    return prepared
 
 
 def _prepare_case(case: Case, settings: Settings, cache: Path) -> PreparedCase | str:
     """The prepared case, or what is wrong with its files. What is wrong with the cache is raised."""
     try:
+        before = stamps(case)
         described, hashes = settings.describe(case), hash_files(case)
         folder = entry_folder(cache, case.id, described, hashes)
         # Another process may have finished it since.
         if (entry := PreparedCase.open(folder, case)) is not None:
             return entry
         subject = load_subject(case, settings.spacing, ignore_affine=settings.ignore_affine)
+        require_unchanged(case, before)
     except InputError as problem:
         return str(problem)
     write_entry(folder, subject, described, hashes)

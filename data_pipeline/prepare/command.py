@@ -60,9 +60,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _summary(prepared: Sequence[PreparedCase], cache: Path) -> str:
     size = sum(file.stat().st_size for case in prepared for file in case.folder.iterdir())
-    notes = sum(len(case.notes) for case in prepared)
-    said = f"; {notes} notes, in their meta.json" if notes else ""
-    return f"{len(prepared)} cases in {cache}, {in_words(size)}{said}"
+    return f"{len(prepared)} cases in {cache}, {in_words(size)}"
 
 
 def _parser() -> argparse.ArgumentParser:

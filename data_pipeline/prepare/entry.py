@@ -13,7 +13,8 @@ from data_pipeline.conventions import CLASSES, Modality
 from data_pipeline.files import folder_atomically
 from data_pipeline.formats import Case
 from data_pipeline.prepare.key import KEY_DIGITS, entry_key
-from data_pipeline.subject import Subject
+from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.subject import Subject
 
 FOREGROUND_VOXELS = 10_000
 """At most this many voxels per class are kept for foreground sampling (nnU-Net keeps as many)."""
@@ -24,7 +25,17 @@ _ARRAYS = _IMAGES, _LABEL, _FOREGROUND
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One cached case on disk; cheap to pass to worker processes."""
+    """One cached case on disk; cheap to pass to worker processes.
+
+    Attributes:
+      id: of the case.
+      patient: whose time point it is.
+      folder: of the entry.
+      modalities: those that were read, in channel order.
+      shape: of the arrays, without channels.
+      source: the case's own files.
+      findings: what was repaired, recognised or looks suspicious, with the names of files alone.
+    """
 
     id: str
     patient: str
@@ -32,7 +43,7 @@ class PreparedCase:
     modalities: tuple[Modality, ...]
     shape: tuple[int, int, int]
     source: Case
-    notes: tuple[str, ...] = field(default=())
+    findings: tuple[Finding, ...] = field(default=())
 
     @classmethod
     def open(cls, folder: Path, case: Case) -> Self | None:
@@ -41,7 +52,8 @@ class PreparedCase:
         if meta is None or any(_size(folder / name) != meta["bytes"].get(name) for name in _ARRAYS):
             return None
         d, h, w = meta["shape"]
-        return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, tuple(meta["notes"]))
+        findings = tuple(Finding.from_json(finding) for finding in meta["findings"])
+        return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, findings)
 
     def images(self) -> Float32[np.memmap, "d h w c"]:
         """All of `MODALITIES` as `Subject.images`, memory-mapped: a slice reads only its part of the file."""
@@ -83,7 +95,7 @@ def write_entry(folder: Path, subject: Subject, settings: dict[str, Any], hashes
             "shape": subject.mask.shape,
             "spacing": subject.spacing,
             "convention": subject.case.convention.name,
-            "notes": subject.notes,
+            "findings": [finding.without_folder().as_json() for finding in subject.findings],
             "settings": settings,
             "sha256": hashes,
             # After a loss of power files may be there, but short.

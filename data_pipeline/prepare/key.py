@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from data_pipeline.errors import FileError, InputError
 from data_pipeline.formats import Case
 from data_pipeline.resample import Spacing
 
-VERSION = 3
+VERSION = 4
 """Raised whenever preparation gives other files for the same input; old cache entries are then not found."""
 
 KEY_DIGITS = 16
@@ -48,11 +50,29 @@ def hash_files(case: Case) -> dict[str, str]:
     Raises:
       InputError: there is no label file, or a file cannot be read.
     """
-    if case.label is None:
-        raise InputError(f"{case.id}: no label file; training and evaluation need one, remove the case or add it")
-    files: dict[str, Path] = {**dict(sorted(case.images.items())), "label": case.label}
+    files = _files(case)
     hashes = {path: _hash_file(path) for path in set(files.values())}  # a 4-D file holds several modalities
     return {name: hashes[path] for name, path in files.items()}
+
+
+def stamps(case: Case) -> dict[Path, tuple[int, ...]]:
+    """What changes when one of the case's files is replaced or written to.
+
+    Raises:
+      InputError: as `hash_files`.
+    """
+    return {path: _stamp(path) for path in _files(case).values()}
+
+
+def require_unchanged(case: Case, before: Mapping[Path, tuple[int, ...]]) -> None:
+    """A file that changes between being hashed and being read would be kept under another's hash.
+
+    Raises:
+      FileError: a stamp differs from the one in `before`.
+    """
+    for path, stamp in before.items():
+        if _stamp(path) != stamp:
+            raise FileError(path, "changed while it was read", "wait until nothing writes to it, then try again")
 
 
 def entry_key(settings: dict[str, Any], hashes: dict[str, str]) -> str:
@@ -60,10 +80,27 @@ def entry_key(settings: dict[str, Any], hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()
 
 
+def _files(case: Case) -> dict[str, Path]:
+    if case.label is None:
+        raise InputError(f"{case.id}: no label file; training and evaluation need one, remove the case or add it")
+    return {**dict(sorted(case.images.items())), "label": case.label}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    with _readable(path):
+        status = path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _hash_file(path: Path) -> str:
+    with _readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        yield
     except OSError as error:
         raise FileError(
             path, f"cannot be read ({error.strerror or error})", "check the path and permissions"

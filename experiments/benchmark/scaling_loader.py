@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data_pipeline.formats import find_cases
-from data_pipeline.loader import Batches, LoaderSettings, training_batches
+from data_pipeline.patches.loader import Batches, LoaderSettings, training_batches
 from data_pipeline.phantom.write import case_name
 from data_pipeline.prepare import PreparedCase, prepare_cases
 from experiments.benchmark.prepare_task import write_noise

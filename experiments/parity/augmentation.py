@@ -18,11 +18,11 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from jaxtyping import Float32, Int64, UInt8
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from data_pipeline import intensity
-from data_pipeline.augment import Augmentation, finish_patch, reach
 from data_pipeline.conventions import OUTSIDE_BRAIN
-from data_pipeline.sampling import Triple, choose_start, enlarged_offset, is_foreground_position, start_bounds
-from data_pipeline.spatial import cut_patch, cut_turned, rotation_zoom
+from data_pipeline.patches import intensity
+from data_pipeline.patches.augment import Augmentation, finish_patch, reach
+from data_pipeline.patches.sampling import Triple, choose_start, enlarged_offset, is_foreground_position, start_bounds
+from data_pipeline.patches.spatial import cut_patch, cut_turned, rotation_zoom
 from experiments.parity import augmentation_draws
 from experiments.parity.check import GOLDEN, Check
 

@@ -15,10 +15,10 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy import ndimage, stats
 
-from data_pipeline import augment
-from data_pipeline.augment import Augmentation, augment_patch, reach
 from data_pipeline.conventions import OUTSIDE_BRAIN
-from data_pipeline.sampling import EACH_CLASS, EACH_REGION, Groups, Triple, choose_start, enlarged_offset
+from data_pipeline.patches import augment
+from data_pipeline.patches.augment import Augmentation, augment_patch, reach
+from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION, Groups, Triple, choose_start, enlarged_offset
 from experiments.parity.check import Check
 
 PATCH: Triple = (16, 14, 15)

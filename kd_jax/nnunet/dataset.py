@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_pipeline.conventions import CLASSES, MODALITIES, REGION_CLASSES, Modality
-from data_pipeline.dataset_json import class_named, modality_named, region_named
 from data_pipeline.errors import InputError
-from data_pipeline.label_map import parse_label_map
+from data_pipeline.layouts.dataset_json import class_named, modality_named, region_named
+from data_pipeline.layouts.label_map import parse_label_map
 from kd_jax.nnunet.tables import Table
 
 _HOW = 'say what the label values are with --labels, e.g. "1=NCR,2=ED,3=ET"'

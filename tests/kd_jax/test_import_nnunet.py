@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
 from data_pipeline.formats import find_cases
-from data_pipeline.subject import load_subject
+from data_pipeline.reading.subject import load_subject
 from kd_jax import import_nnunet
 from kd_jax.checkpoint import default_network, restore_network
 from kd_jax.distill import build_networks

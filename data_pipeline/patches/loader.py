@@ -1,0 +1,312 @@
+"""Prepared cases to batches, through Grain.
+
+Every patch is a function of the seed and of its place in the one global stream of patches, and of nothing else: so
+batches are the same for any number of worker processes, for any split of the devices over hosts, and after resuming
+at any step. Patch `g` belongs to step `g // batch`; the case comes from a shuffled order that is new in each epoch.
+"""
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Self, TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Float32, UInt8
+
+from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.errors import InputError
+from data_pipeline.patches.augment import Augmentation, augment_patch, finish_patch, reach
+from data_pipeline.patches.sampling import EACH_CLASS, Groups, PatchSource, Triple, choose_start, is_foreground_position
+from data_pipeline.patches.spatial import cut_patch
+
+THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+"""Without worker processes: two threads, at most two finished batches waiting (Grain's own default is 500)."""
+
+IN_WORKER = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+"""A worker process is one thread; what it has finished waits in its queue."""
+
+BATCHES_PER_WORKER = 4
+"""Batches a worker is ahead at most: one in its hand, one in its queue, two on their way in the reading process."""
+
+SHARED_MEMORY = Path("/dev/shm")
+
+Element = dict[str, np.ndarray]
+
+
+class Batch(TypedDict):
+    """One step's patches of this process, by local device.
+
+    From worker processes they come in shared memory, which is freed with the last reference: hold batches in
+    functions, not in globals that live until the interpreter ends.
+    """
+
+    image: Float32[np.ndarray, "device n d h w c"]
+    label: UInt8[np.ndarray, "device n d h w"]
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """What the batches look like.
+
+    Attributes:
+      patch: voxels along each axis.
+      batch: patches per step, over all devices of all hosts.
+      foreground: fraction of every batch that is centred on tumour.
+      groups: sets of classes of which tumour is drawn equally often; `sampling.EACH_REGION` to train on regions.
+      workers: processes that prepare batches; 0 uses two threads of this process.
+      augmentation: None cuts patches and leaves them as they are.
+      modalities: what every case must have.
+    """
+
+    patch: Triple
+    batch: int
+    foreground: float = 1 / 3
+    groups: Groups = EACH_CLASS
+    workers: int = 0
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    modalities: tuple[Modality, ...] = MODALITIES
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value that no loader can use."""
+        if len(self.patch) != 3 or min(self.patch) < 1:
+            raise InputError(f"patch is {self.patch}, expected three positive sizes in voxels")
+        if self.batch < 1:
+            raise InputError(f"batch is {self.batch}, expected at least 1")
+        if not 0 <= self.foreground <= 1:
+            raise InputError(f"foreground is {self.foreground}, expected a fraction from 0 to 1")
+        if self.workers < 0:
+            raise InputError(f"workers is {self.workers}, expected 0 (threads) or a number of processes")
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches that owns threads or processes: use it in a `with` block, or call `close`."""
+
+    def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
+        self._iterator: grain.DatasetIterator | None = iter(dataset)
+        self._unstarted = workers > 0
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise ValueError("these batches are closed")
+        if self._unstarted:
+            self._unstarted = False
+            return _first_batch(self._iterator)
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """Stops the workers; may be called more than once. No batch can be had afterwards."""
+        # Let go of it as well: Grain's iterators close again when deleted, which fails while the interpreter ends.
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def training_batches(
+    cases: Sequence[PatchSource],
+    settings: LoaderSettings,
+    *,
+    seed: int,
+    start_step: int = 0,
+    local_devices: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Endless augmented batches from `start_step` on.
+
+    Args:
+      cases: prepared cases; all processes pass the same ones in the same order.
+      settings: shape of the batches and the augmentation.
+      seed: 0 to 2^32 - 1; fixes every patch of the run.
+      start_step: the step of the first batch, so that a resumed run continues exactly.
+      local_devices: devices of this process, the same number in every process.
+      process_index: which process this is.
+      process_count: how many there are. Process p gets the p-th part of each global batch.
+
+    Returns:
+      {"image": [local_devices, per_device, *patch, C], "label": [local_devices, per_device, *patch] in 0..3}.
+
+    Raises:
+      InputError: no case; a case without label or without a needed modality; a batch that the devices cannot share
+        equally; too little shared memory for the workers.
+    """
+    groups = batches_on_demand(cases, settings, seed, settings.augmentation, local_devices, process_count)
+    mine = groups[start_step * process_count + process_index :: process_count]
+    if settings.workers == 0:
+        return Batches(mine.to_iter_dataset(THREADS), workers=0)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl.app program has parsed
+    _check_shared_memory(settings, settings.batch // process_count)
+    options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=1)
+    dataset = mine.to_iter_dataset(IN_WORKER).mp_prefetch(options, worker_init_fn=_ignore_interrupt)
+    return Batches(dataset, settings.workers)
+
+
+def validation_batches(
+    cases: Sequence[PatchSource],
+    settings: LoaderSettings,
+    *,
+    seed: int,
+    steps: int,
+    local_devices: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """The same `steps` batches at every call: not augmented, but with the training's foreground oversampling.
+
+    They have the shapes of `training_batches`, so nothing compiles anew; arguments and errors are the same. Cutting
+    is cheap, so threads do it whatever `settings.workers` says.
+    """
+    groups = batches_on_demand(cases, settings, seed, None, local_devices, process_count)
+    return Batches(groups[process_index : steps * process_count : process_count].to_iter_dataset(THREADS), workers=0)
+
+
+def batches_on_demand(
+    cases: Sequence[PatchSource],
+    settings: LoaderSettings,
+    seed: int,
+    augmentation: Augmentation | None,
+    local_devices: int = 1,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Batches by number, each computed by the thread that asks for it.
+
+    They are the global stream cut into the part of process 0, of process 1, ... of step 0, of process 0 of step 1, ...
+    Arguments and errors are those of `training_batches`.
+    """
+    _check_cases(cases, settings.modalities)
+    _check_seed(seed)
+    per_process = _patches_per_process(settings.batch, local_devices, process_count)
+    stream = _patches(cases, settings, seed, augmentation)
+    # Incomplete groups do not occur in an endless stream; dropping them keeps the length an exact integer.
+    return stream.batch(per_process, drop_remainder=True, batch_fn=partial(_stack, local_devices))
+
+
+def _patches(
+    cases: Sequence[PatchSource], settings: LoaderSettings, seed: int, augmentation: Augmentation | None
+) -> grain.MapDataset:
+    """The global stream of patches, endless and computed on access."""
+    return (
+        grain.MapDataset.range(len(cases))
+        .seed(seed)
+        .repeat()
+        .map_with_index(partial(_place, tuple(cases), settings, seed))
+        .random_map(partial(_sample, settings, augmentation))
+    )
+
+
+def _place(
+    cases: tuple[PatchSource, ...], settings: LoaderSettings, seed: int, index: int, _: int
+) -> tuple[PatchSource, bool]:
+    """The case of a patch, and whether the patch's place in the global batch calls for foreground.
+
+    Each epoch is a new permutation of the cases. Grain's `shuffle` would do the same, but it searches 2^16 positions
+    for one that is below the number of cases, which for a handful of cases takes longer than to cut a patch.
+    """
+    epoch, position = divmod(index, len(cases))
+    order = np.random.default_rng((seed, epoch)).permutation(len(cases))
+    return cases[order[position]], is_foreground_position(index % settings.batch, settings.batch, settings.foreground)
+
+
+def _sample(
+    settings: LoaderSettings,
+    augmentation: Augmentation | None,
+    element: tuple[PatchSource, bool],
+    rng: np.random.Generator,
+) -> Element:
+    """Cuts one patch out of a case and augments it."""
+    case, forced = element
+    patch = settings.patch
+    enlarged = patch if augmentation is None else reach(patch, augmentation)
+    start = choose_start(case, patch, forced, rng, enlarged=enlarged, groups=settings.groups)
+    if augmentation is None:
+        image, label = finish_patch(*cut_patch(case.images(), case.label(), start, patch))
+    else:
+        image, label = augment_patch(case.images(), case.label(), start, patch, augmentation, rng)
+    return {"image": image, "label": label}
+
+
+def _stack(devices: int, patches: Sequence[Element]) -> Element:
+    """Patches of one process and step to arrays [device, patch of the device, ...]."""
+    if len(patches) == 1:  # nothing to copy
+        return {name: array[None, None] for name, array in patches[0].items()}
+    stacked = {name: np.stack([patch[name] for patch in patches]) for name in patches[0]}
+    return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in stacked.items()}
+
+
+def _first_batch(iterator: Iterator[Batch]) -> Batch:
+    """Starts the worker processes, deaf to Ctrl-C from birth, and waits for the first batch.
+
+    A terminal sends its interrupt to all processes; only the main one shall act on it. Signals blocked in a thread
+    stay blocked in the processes it starts, even while they still import, and the main thread remains interruptible.
+    """
+    with ThreadPoolExecutor(1, "first-batch", initializer=_block_interrupt) as pool:
+        return pool.submit(next, iterator).result()
+
+
+def _block_interrupt() -> None:
+    resource_tracker.ensure_running()  # first, because starting it would unblock the signal again
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _ignore_interrupt(worker: int, workers: int) -> None:
+    """Worker initialiser for systems without signal masks."""
+    del worker, workers
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_cases(cases: Sequence[PatchSource], modalities: tuple[Modality, ...]) -> None:
+    if not cases:
+        raise InputError("there are no cases to draw patches from; check the data folder and the split")
+    for case in cases:
+        if case.source.label is None:
+            raise InputError(f"case {case.id} has no label; remove it from the training and validation cases")
+        missing = [m for m in modalities if m not in case.modalities]
+        if missing:
+            raise InputError(f"case {case.id} has no {', '.join(missing)}; complete it or remove it from the cases")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+
+
+def _patches_per_process(batch: int, local_devices: int, process_count: int) -> int:
+    devices = local_devices * process_count
+    if batch % devices:
+        suggestion = -(-batch // devices) * devices
+        raise InputError(
+            f"batch is {batch}, which {devices} devices ({process_count} processes with {local_devices} each) cannot "
+            f"share equally; use a multiple of {devices}, for example {suggestion}"
+        )
+    return batch // process_count
+
+
+def _check_shared_memory(settings: LoaderSettings, per_process: int) -> None:
+    """Workers pass batches through shared memory; a container with too little of it dies without a word."""
+    if settings.workers == 0 or not SHARED_MEMORY.is_dir():
+        return
+    voxels = int(np.prod(settings.patch))
+    batch_bytes = per_process * voxels * (4 * len(MODALITIES) + 1)
+    needed, free = settings.workers * BATCHES_PER_WORKER * batch_bytes, shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise InputError(
+            f"workers is {settings.workers}, which need {needed / 2**20:.0f} MiB of shared memory for their batches, "
+            f"but {SHARED_MEMORY} has {free / 2**20:.0f} MiB free; use fewer workers, or give the container more "
+            "(docker run --shm-size)"
+        )

@@ -1,0 +1,123 @@
+"""Rotation, zoom and mirroring. Rotation and zoom are one affine resampling, from the volume straight to the patch.
+
+Source: batchgeneratorsv2, `transforms/spatial/spatial.py` and `mirroring.py`; nnU-Net v2,
+`compute_initial_patch_size.py` and `nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from data_pipeline.conventions import OUTSIDE_BRAIN
+from data_pipeline.patches.sampling import Triple, enlarged_offset, read_box
+from data_pipeline.patches.spatial_turn import turn
+from data_pipeline.patches.spatial_zoom import zoom
+
+Matrix = Float64[np.ndarray, "3 3"]
+Image = Float32[np.ndarray, "d h w channels"]
+Label = UInt8[np.ndarray, "d h w"]
+
+FLAT = 3
+"""A patch is flat if its longest axis is more than this many times its shortest (nnU-Net `ANISO_THRESHOLD`)."""
+
+SMALLEST_ZOOM = 0.85
+"""What nnU-Net divides the turned patch by; the zoom itself goes from 0.7 to 1.4."""
+
+
+def flat_axis(patch: Triple) -> int | None:
+    """The axis along which a flat patch is thin, the only one it turns about; None if the patch is not flat.
+
+    nnU-Net compares the longest axis with the first, which in its order is the one of coarsest spacing. Here axes keep
+    their anatomical order, so the shortest stands for it: plans give the coarsest axis the fewest voxels.
+    """
+    thin = int(np.argmin(patch))
+    return thin if max(patch) > FLAT * patch[thin] else None
+
+
+def enlarged_patch(patch: Triple, degrees: tuple[float, float]) -> Triple:
+    """Size of the box around a patch that rotation and zoom read from (nnU-Net `get_patch_size`).
+
+    Args:
+      patch: voxels along each axis.
+      degrees: the range angles are drawn from.
+
+    Returns:
+      At least the patch; 205 for a side of 128 turned by up to 30 degrees. A flat patch is not enlarged along its thin
+      axis.
+    """
+    thin, angle = flat_axis(patch), min(max(abs(d) for d in degrees), 90.0)
+    order = sorted(range(3), key=lambda axis: axis != thin)  # the thin axis first, as nnU-Net has it
+    sizes = np.array([patch[axis] for axis in order], float)
+    turned = [np.abs(sizes @ rotation_zoom((*row,), (1.0, 1.0, 1.0))) for row in angle * np.eye(3)]
+    reach = (np.max([sizes, *turned], axis=0) / SMALLEST_ZOOM).astype(int)
+    x, y, z = (patch[axis] if axis == thin else int(reach[order.index(axis)]) for axis in range(3))
+    return x, y, z
+
+
+def rotation_zoom(degrees: Sequence[float], zooms: Sequence[float]) -> Matrix:
+    """Matrix from patch to volume coordinates, both seen from the patch centre: Rz · Ry · Rx · diag(zooms).
+
+    Args:
+      degrees: angles about the axes D, H and W, in voxels (volumes are resampled to one spacing before).
+      zooms: step in the volume per voxel of the patch along each axis, so above 1 makes things smaller.
+    """
+    (cx, cy, cz), (sx, sy, sz) = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    about_d = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_h = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_w = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_w @ about_h @ about_d * np.array(zooms)
+
+
+def cut_patch(
+    images: Float32[np.ndarray, "D H W channels"], label: UInt8[np.ndarray, "D H W"], start: Triple, patch: Triple
+) -> tuple[Image, Label]:
+    """Cuts the patch whose first voxel is `start`.
+
+    Beyond the volume the image is 0 and the label OUTSIDE_BRAIN. The results are fresh arrays that the caller owns;
+    each channel of the image is contiguous in memory, which the intensity transforms profit from.
+    """
+    box = read_box(images, start, patch, 0)
+    planar = np.empty((images.shape[3], *patch), np.float32)
+    for depth, plane in enumerate(
+        np.asarray(box)
+    ):  # one is small enough for the cache to hold it until its last channel
+        for c in range(planar.shape[0]):
+            planar[c, depth] = plane[..., c]
+    return np.moveaxis(planar, 0, -1), np.array(read_box(label, start, patch, OUTSIDE_BRAIN))
+
+
+def cut_turned(
+    images: Float32[np.ndarray, "D H W channels"],
+    label: UInt8[np.ndarray, "D H W"],
+    start: Triple,
+    patch: Triple,
+    enlarged: Triple,
+    matrix: Matrix,
+) -> tuple[Image, Label]:
+    """As `cut_patch`, turned and zoomed by `matrix` about the centre of the enlarged patch, and read from it alone.
+
+    The image is interpolated linearly; the label is the one whose indicator, interpolated linearly, is largest, and
+    the nearest voxel's where several are. Beyond the enlarged patch, too, the image is 0 and the label OUTSIDE_BRAIN.
+
+    Args:
+      images, label: the whole volume, at least 2 voxels along each axis, the image 0 outside the brain.
+      start: first voxel of the unturned patch.
+      patch: size of the result.
+      enlarged: size of the box that may be read, from `enlarged_patch`.
+      matrix: from `rotation_zoom`.
+    """
+    first = np.array(start) - enlarged_offset(patch, enlarged)
+    origin = first + (np.array(enlarged) - 1) / 2 - matrix @ ((np.array(patch) - 1) / 2)
+    low = np.maximum(first, 0)
+    high = np.minimum(first + enlarged, label.shape)
+    if np.array_equal(matrix, np.diag(np.diagonal(matrix))):
+        box = tuple(map(slice, low, high))
+        return zoom(images[box], label[box], np.diagonal(matrix), origin - low, patch)
+    return turn(images, label, matrix, origin, patch, low, high)
+
+
+def mirror(image: Image, label: Label, axes: tuple[bool, bool, bool]) -> tuple[Image, Label]:
+    """Views of image and label, reversed along the chosen axes."""
+    order = tuple(slice(None, None, -1 if reverse else 1) for reverse in axes)
+    return image[order], label[order]

@@ -1,0 +1,195 @@
+"""What may be wrong with one file of a case, or with two of them together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from nibabel.spatialimages import HeaderDataError
+
+from data_pipeline.conventions import CLASSES
+from data_pipeline.reading.findings import Finding, refusal
+from data_pipeline.reading.nifti import Geometry, Volume
+
+AFFINE_TOLERANCE = 1e-3  # mm; registered images agree to rounding
+SPACING_TOLERANCE = 0.05  # mm around the 1 mm of BraTS
+SKULL_STRIPPED_FRACTION = 0.6  # a brain fills about 18 % of BraTS's volume and half of its own bounding box
+LARGEST_BRAIN = 2.5  # litres; an adult brain with its CSF has 1.0 to 1.9
+BORDER_SHARE = 0.5  # of the outermost voxels must share a value for it to be the background
+VOLUME_SHARE = 0.05  # the same for the whole volume, where the image is cropped to the head
+# Interpolation leaves a few per cent of negative voxels; of a z-scored image about half are.
+NORMALISED_NEGATIVE_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedImage:
+    """An image ready to be normalised.
+
+    Attributes:
+      data: clipped where needed.
+      foreground: voxels that are not background.
+      skull: there is more of them than a brain can have.
+      findings: what is unusual.
+    """
+
+    data: Float32[np.ndarray, "d h w"]
+    foreground: Bool[np.ndarray, "d h w"]
+    skull: bool
+    findings: tuple[Finding, ...]
+
+
+def background_value(data: Float32[np.ndarray, "d h w"]) -> float:
+    """The constant around the brain: 0 in most data sets, another one in images that are already z-scored.
+
+    The most frequent value of the outermost voxels; where they share none (cropped to the head), the
+    most frequent of the volume; where that is rare too (no background at all), 0.
+    """
+    border = np.concatenate([data.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    # Most often one value has all of the border or nearly: then there is nothing to sort.
+    if np.count_nonzero(border == border[0]) > 0.5 * border.size:
+        return float(border[0])
+    for voxels, share in ((border, BORDER_SHARE), (data.ravel(), VOLUME_SHARE)):
+        values, counts = np.unique(voxels, return_counts=True)
+        if counts.max() >= share * voxels.size:
+            return float(values[counts.argmax()])
+    return 0.0
+
+
+def check_image(volume: Volume) -> CheckedImage:
+    """Find the background of one modality, clip negative voxels, and say what is unusual."""
+    data, found = volume.data, []
+    which = "" if volume.channel is None else f"volume {volume.channel}: "
+    lowest, highest = volume.range
+    background = background_value(data)
+    foreground = _differs(data, background, highest - lowest)
+    count = np.count_nonzero(foreground)
+    negative = np.count_nonzero(data < 0) if lowest < 0 else 0
+    if background != 0:
+        found.append(f"the background is the constant {background:.4g}, the image is already normalised")
+    elif negative > NORMALISED_NEGATIVE_SHARE * count:
+        found.append(f"{negative} voxels are negative, the image is already normalised with background 0")
+    elif negative:
+        found.append(f"{negative} negative voxels clipped to 0")
+        data = np.maximum(data, 0)
+        foreground = _differs(data, 0, highest)
+        count = np.count_nonzero(foreground)
+    notes = [Finding("note", volume.source, which + text, "") for text in found]
+    skull = _skull(volume, int(count))
+    return CheckedImage(data, foreground, skull is not None, (*notes, *([skull] if skull else [])))
+
+
+def _differs(data: Float32[np.ndarray, "d h w"], background: float, span: float) -> Bool[np.ndarray, "d h w"]:
+    # Interpolated float images wobble around a background that is not exactly representable.
+    tolerance = np.float32(1e-6 * span)
+    if background == 0:
+        return (data > tolerance) | (data < -tolerance)
+    distance = data - np.float32(background)
+    return np.abs(distance, out=distance) > tolerance
+
+
+def _skull(volume: Volume, foreground: int) -> Finding | None:
+    share = foreground / volume.data.size
+    litres = foreground * float(np.prod(volume.spacing)) * 1e-6
+    if share > SKULL_STRIPPED_FRACTION:
+        found = f"{share:.0%} of the voxels are not background, is the skull stripped?"
+    elif litres > LARGEST_BRAIN:
+        found = f"{litres:.1f} litres are not background, more than a brain has: is the skull stripped?"
+    else:
+        return None
+    which = "" if volume.channel is None else f"volume {volume.channel}: "
+    return Finding("warning", volume.source, which + found, "strip it, for example with mri_synthstrip or HD-BET")
+
+
+def check_spacing(geometry: Geometry) -> list[Finding]:
+    """Networks of this field are trained on 1 mm."""
+    if max(abs(s - 1) for s in geometry.spacing) <= SPACING_TOLERANCE:
+        return []
+    return [
+        Finding(
+            "warning",
+            geometry.source,
+            f"spacing {' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm, not the 1 mm of BraTS",
+            "it is resampled to the spacing of the run; detail that is not in the file does not come back",
+        )
+    ]
+
+
+def check_header(geometry: Geometry) -> list[Finding]:
+    """The places of a header that say where the voxels are must agree; nibabel believes the sform first."""
+    header = geometry.header_on_disk
+    used = np.linalg.norm(geometry.affine_on_disk[:3, :3], axis=0)
+    edges = np.asarray(header["pixdim"][1:4], np.float64)
+    try:
+        with np.errstate(all="ignore"):
+            sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError) as error:
+        found = f"the qform cannot be read ({error}), the sform is used"
+        return [Finding("warning", geometry.source, found, "repair the header")]
+    if sform is not None and qform is not None and not np.allclose(sform, qform, rtol=0, atol=AFFINE_TOLERANCE):
+        found = f"sform {_rows(sform)} and qform {_rows(qform)} differ by more than {AFFINE_TOLERANCE} mm"
+    elif not np.allclose(edges, used, rtol=0, atol=AFFINE_TOLERANCE):
+        found = f"pixdim says {_edges(edges)} mm per voxel, the affine {_edges(used)} mm"
+    else:
+        return []
+    remedy = "the sform is used here; make them agree, as other programs may use the other"
+    return [Finding("warning", geometry.source, found, remedy)]
+
+
+def _edges(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def check_same_grid(first: Geometry, other: Geometry, *, ignore_affine: bool = False) -> list[Finding]:
+    """Two files of a case must describe the same voxels.
+
+    Raises:
+      InputError: the shapes differ, or the affines by more than 0.001 unless `ignore_affine`, which
+        makes a warning of it.
+    """
+    findings = compare_grids(first, other, ignore_affine=ignore_affine)
+    if any(finding.severity == "error" for finding in findings):
+        raise refusal(findings)
+    return findings
+
+
+def compare_grids(first: Geometry, other: Geometry, *, ignore_affine: bool = False) -> list[Finding]:
+    """An error where two files of a case do not describe the same voxels; a warning if `ignore_affine`."""
+    if first.shape != other.shape:
+        found = f"shape {other.shape} differs from {first.shape} of {first.source.name}"
+        return [Finding("error", other.source, found, "register and resample the case's files to one grid")]
+    if np.allclose(first.affine, other.affine, rtol=0, atol=AFFINE_TOLERANCE):
+        return []
+    found = (
+        f"affine {_rows(other.affine)} differs from {_rows(first.affine)} of {first.source.name} "
+        f"by more than {AFFINE_TOLERANCE}"
+    )
+    if ignore_affine:
+        return [Finding("warning", other.source, found, "ignored as asked")]
+    remedy = (
+        "register the case's files, or pass --ignore-affine (to train: --data.ignore_affine true) "
+        "if only the header is wrong"
+    )
+    return [Finding("error", other.source, found, remedy)]
+
+
+def _rows(affine: np.ndarray) -> str:
+    rows = ([f"{value:.6g}" for value in row] for row in affine[:3])
+    return "[" + "; ".join(" ".join(row) for row in rows) + "]"
+
+
+def check_label(
+    classes: UInt8[np.ndarray, "d h w"],
+    crop: tuple[slice, slice, slice],
+    mask: Bool[np.ndarray, "d2 h2 w2"],
+    file: Path,
+) -> list[Finding]:
+    """A label with no tumour at all, or tumour where no image shows brain (`mask`, inside `crop`)."""
+    tumour = (classes > 0) & (classes < len(CLASSES))
+    count = np.count_nonzero(tumour)
+    if count == 0:
+        return [Finding("warning", file, "no tumour is labelled", "leave the case out if it should have one")]
+    outside = count - np.count_nonzero(tumour[crop] & mask)
+    if not outside:
+        return []
+    found = f"{outside} tumour voxels are outside the brain mask and not trained on"
+    return [Finding("note", file, found, "compare the label with the images if they are many")]

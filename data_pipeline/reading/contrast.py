@@ -1,0 +1,158 @@
+"""Images under a wrong name: which modality a file is, by what it shows of tissues.
+
+CSF is dark and white matter bright on T1, so that T1 (or T1CE) tells where to look on the others.
+Oedema, where it is labelled, is brightest on FLAIR; enhancing tumour is brighter on T1CE than on T1.
+Every figure is relative to the image's own spread, so that scale and offset do not matter.
+
+Measured on 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms, by `experiments.swaps` for
+those with four modalities. As they are, none of the 24 is suspected, and none of the 22 with four
+modalities by any two of its modalities. Swapped and labelled, T1/T2, T1/FLAIR, T2/FLAIR, T1CE/FLAIR and
+T1CE/T2 are noticed in all, T1/T1CE in 17 of 22 (the others have no enhancing tumour to speak of). Without
+labels the same, but for T1/FLAIR, which both show CSF dark (13 of 22), T1CE/FLAIR where nothing else is
+there (0 of 2) and T1/T1CE (0 of 22).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.nifti import Volume
+
+SMALLEST_BRAIN = 0.4
+"""Litres of unlabelled brain below which tissues are not looked for: a fragment has other shares of them."""
+SAMPLED_VOXELS = 200_000
+"""About how many voxels of the brain the percentiles are of; more change none of the figures."""
+LESION_VOXELS = 100
+"""Labelled voxels below which a lesion is not looked at."""
+
+# Percentiles of T1 inside the brain, and the tissue found there.
+_CSF, _GREY, _WHITE = (3, 8), (15, 35), (60, 90)
+# CSF less white matter, in units of the spread between the 5th and 95th percentile. Patients and phantoms have
+# T1CE -0.88 to -0.50, T2 0.48 to 0.87, FLAIR -0.75 to -0.53; under a wrong name 0.11, 0.49 and -0.17 and up.
+_FLAIR_CSF, _T1CE_CSF, _T2_CSF = -0.3, -0.2, 0.0
+_RANK_MARGIN = 0.03  # oedema's rank: FLAIR 0.98 to 1, T1 and T1CE up to 0.88; T1CE above T1 by 0.08 and more
+
+
+@dataclass(frozen=True)
+class _Tissue:
+    """Medians relative to white matter, in units of the image's spread."""
+
+    csf: float
+    grey: float
+
+
+def check_distinct(volumes: Mapping[Modality, Volume]) -> list[Finding]:
+    """Two modalities with the same voxels are one file under two names."""
+    return [
+        Finding(
+            "warning",
+            volumes[a].source,
+            f"{volumes[a].name} and {volumes[b].name} are identical: is one a copy under a wrong name?",
+            "put the right file in place of the copy, or remove it",
+        )
+        for a, b in combinations(volumes, 2)
+        if _identical(volumes[a].data, volumes[b].data)
+    ]
+
+
+def _identical(a: Float32[np.ndarray, "d h w"], b: Float32[np.ndarray, "d h w"]) -> bool:
+    middle = a.shape[0] // 2  # differs at once between any two modalities
+    return a.shape == b.shape and np.array_equal(a[middle], b[middle]) and np.array_equal(a, b)
+
+
+def check_contrast(
+    images: Mapping[Modality, Float32[np.ndarray, "d h w"]],
+    mask: Bool[np.ndarray, "d h w"],
+    classes: UInt8[np.ndarray, "d h w"] | None,
+    files: Mapping[Modality, Path],
+    voxel_ml: float,
+) -> list[Finding]:
+    """Modalities whose tissues look like another's.
+
+    Args:
+      images: of one grid.
+      mask: the brain.
+      classes: internal classes on that grid, if labelled.
+      files: of the images.
+      voxel_ml: volume of a voxel in millilitres.
+    """
+    brain = mask if classes is None else mask & (classes == 0)
+    if np.count_nonzero(brain) * voxel_ml < 1000 * SMALLEST_BRAIN:
+        return []
+    step = max(1, np.count_nonzero(brain) // SAMPLED_VOXELS)
+    inside = {m: image[brain][::step] for m, image in images.items()}
+    found = _by_tissue(inside)
+    if classes is not None:
+        lesion = {index: mask & (classes == index) for index in (CLASSES.index("ED"), CLASSES.index("ET"))}
+        found |= _by_lesion(inside, images, lesion)
+    return [
+        Finding("warning", files[m], reason, "compare with the case's other files: are two of them swapped?")
+        for m, reason in found.items()
+    ]
+
+
+def _by_tissue(inside: Mapping[Modality, Float32[np.ndarray, "n"]]) -> dict[Modality, str]:
+    guide: Modality = "t1" if "t1" in inside else "t1ce"
+    if guide not in inside:
+        return {}
+    low, high = _between(inside[guide], _CSF), _between(inside[guide], _WHITE)
+    grey = _between(inside[guide], _GREY)
+    seen = {m: _tissue(values, low, grey, high) for m, values in inside.items() if m != guide}
+    found: dict[Modality, str] = {}
+    if "flair" in seen and seen["flair"].csf > _FLAIR_CSF:
+        found["flair"] = f"CSF (dark on {guide.upper()}) is not darker than white matter, which it is on FLAIR"
+    if "t2" in seen and seen["t2"].csf < _T2_CSF:
+        found["t2"] = f"CSF (dark on {guide.upper()}) is not brighter than white matter, which it is on T2"
+    if "t1ce" in seen and seen["t1ce"].csf > _T1CE_CSF:
+        found["t1ce"] = "CSF (dark on T1) is not darker than white matter, which it is on T1CE"
+    elif not found and "t1ce" in seen and "flair" in seen and seen["t1ce"].grey > seen["flair"].grey:
+        found["flair"] = "grey matter is darker relative to white matter than on T1CE, where it should be brighter"
+    return found
+
+
+def _between(values: Float32[np.ndarray, "n"], percentiles: tuple[int, int]) -> Bool[np.ndarray, "n"]:
+    low, high = np.percentile(values, percentiles)
+    return (values >= low) & (values <= high)
+
+
+def _tissue(
+    values: Float32[np.ndarray, "n"],
+    csf: Bool[np.ndarray, "n"],
+    grey: Bool[np.ndarray, "n"],
+    white: Bool[np.ndarray, "n"],
+) -> _Tissue:
+    low, high = np.percentile(values, (5, 95))
+    reference, spread = np.median(values[white]), max(float(high - low), 1e-8)
+    return _Tissue(
+        float(np.median(values[csf]) - reference) / spread, float(np.median(values[grey]) - reference) / spread
+    )
+
+
+def _by_lesion(
+    inside: Mapping[Modality, Float32[np.ndarray, "n"]],
+    images: Mapping[Modality, Float32[np.ndarray, "d h w"]],
+    lesion: Mapping[int, Bool[np.ndarray, "d h w"]],
+) -> dict[Modality, str]:
+    rank = {
+        CLASSES[index]: {m: _rank(images[m][where], inside[m]) for m in images}
+        for index, where in lesion.items()
+        if np.count_nonzero(where) >= LESION_VOXELS
+    }
+    found: dict[Modality, str] = {}
+    for rival in ("t1", "t1ce"):
+        if {"flair", rival} <= rank.get("ED", {}).keys() and rank["ED"][rival] > rank["ED"]["flair"] + _RANK_MARGIN:
+            found["flair"] = f"the labelled oedema is brighter on {rival.upper()} than on FLAIR"
+    if {"t1", "t1ce"} <= rank.get("ET", {}).keys() and rank["ET"]["t1"] > rank["ET"]["t1ce"] + _RANK_MARGIN:
+        found["t1ce"] = "the labelled enhancing tumour is brighter on T1 than on T1CE"
+    return found
+
+
+def _rank(lesion: Float32[np.ndarray, "k"], brain: Float32[np.ndarray, "n"]) -> float:
+    """Share of the normal brain that is darker than the lesion."""
+    return float(np.mean(brain < np.median(lesion)))

@@ -1,0 +1,97 @@
+"""What a person should know about their files: how severe it is, what was found, and what to do about it.
+
+Errors are for what would make a result meaningless, warnings for what may, and notes for what was
+repaired or recognised and the user should know.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from data_pipeline.errors import FileError, InputError
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""Worst first."""
+
+REPEATED = 5
+"""Cases that may share a finding word for word before it is said once for all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know about their files.
+
+    Attributes:
+      severity: an error makes the case unusable.
+      file: where, if it is one file.
+      found: what was found.
+      remedy: what to do about it; empty where a note asks for nothing.
+      command: the command lines that do it, where they are known.
+    """
+
+    severity: Severity
+    file: Path | None
+    found: str
+    remedy: str
+    command: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.brief()}" if self.file else self.brief()
+
+    def brief(self) -> str:
+        """The finding without its file."""
+        return f"{self.found}; {self.remedy}" if self.remedy else self.found
+
+    def note(self) -> str:
+        """The finding with the name of its file, for lists that name the case."""
+        return f"{self.file.name}: {self.brief()}" if self.file else self.brief()
+
+    def as_json(self) -> dict[str, Any]:
+        """Its attributes, the file as text."""
+        return {**asdict(self), "file": None if self.file is None else str(self.file)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The finding that `as_json` wrote."""
+        return cls(**{**content, "file": None if content["file"] is None else Path(content["file"])})
+
+    def without_folder(self) -> Self:
+        """The finding for results that do not depend on where the files lie."""
+        return replace(self, file=None if self.file is None else Path(self.file.name), command=None)
+
+
+def error_of(problem: FileError) -> Finding:
+    """A file that cannot be used, as a finding."""
+    return Finding("error", problem.file, problem.found, problem.remedy)
+
+
+def refusal(findings: Sequence[Finding]) -> InputError:
+    """All errors of a case, one per line; the commands that mend one follow it."""
+    lines: list[str] = []
+    for finding in findings:
+        if finding.severity == "error":
+            lines += [str(finding), *(f"  {line}" for line in (finding.command or "").splitlines())]
+    return InputError("\n  ".join(lines))
+
+
+def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: int) -> list[str]:
+    """The findings of one severity of many cases in a few lines.
+
+    Args:
+      findings: of all severities, each with the id of its case.
+      severity: which to say.
+      shown: lines at most, beside one that counts the rest.
+
+    Returns:
+      First what more than `REPEATED` cases share but for the file, once for all of them; then the others, case by case.
+    """
+    chosen = [(case, finding) for case, finding in findings if finding.severity == severity]
+    holders = Counter(words for _, words in {(case, finding.brief()) for case, finding in chosen})
+    common = [words for words, count in holders.most_common() if count > REPEATED]
+    lines = [f"{severity}: {words} (in {holders[words]} cases)" for words in common]
+    lines += [f"{severity}: {case}: {finding.note()}" for case, finding in chosen if finding.brief() not in common]
+    more = len(lines) - shown
+    return lines if more <= 0 else [*lines[:shown], f"{severity}: and {more} more; data_pipeline.check lists all"]

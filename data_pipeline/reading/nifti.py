@@ -1,0 +1,269 @@
+"""Read NIfTI in one canonical orientation; write results back on the grid they came from.
+
+Everything inside the project is RAS+ (nibabel's closest canonical orientation). What is needed to
+return to the file's own grid travels in `Geometry`.
+"""
+
+import gzip
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float32, Float64, Integer, UInt8
+from nibabel import orientations
+
+from data_pipeline.conventions import CLASSES, LabelConvention
+from data_pipeline.errors import FileError
+from data_pipeline.files import file_atomically
+from data_pipeline.reading.stored import Stored, open_nifti, wrong_shape
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_INTEGER_TOLERANCE = 1e-3  # labels stored as scaled integers come back as 0.99999
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Geometry:
+    """Where the voxels of a file are, in canonical orientation and on disk.
+
+    Attributes:
+      affine: canonical voxel indices to mm.
+      spacing: mm per canonical axis.
+      shape: canonical shape.
+      source: the file.
+      shape_on_disk: as stored, trailing singleton dimensions included.
+      affine_on_disk: voxel indices on disk to mm.
+      header_on_disk: nibabel's header of the file (qform and sform with their codes, units).
+    """
+
+    affine: Float64[np.ndarray, "4 4"]
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    source: Path
+    shape_on_disk: tuple[int, ...]
+    affine_on_disk: Float64[np.ndarray, "4 4"]
+    header_on_disk: nib.Nifti1Header
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Volume(Geometry):
+    """An image in canonical orientation.
+
+    Attributes:
+      data: intensities.
+      range: smallest and largest of them.
+      channel: which volume of a 4-D file.
+    """
+
+    data: Float32[np.ndarray, "d h w"]
+    range: tuple[float, float]
+    channel: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, for display; of a 4-D file with the volume."""
+        return self.source.name if self.channel is None else f"{self.source.name} volume {self.channel}"
+
+    def geometry(self) -> Geometry:
+        """The volume without its voxels."""
+        return Geometry(**{name: getattr(self, name) for name in Geometry.__dataclass_fields__})
+
+
+def read_image(path: Path, channel: int | None = None) -> Volume:
+    """One modality in canonical orientation, intensities as stored (scaling applied).
+
+    Args:
+      path: the file.
+      channel: which volume of a 4-D file; None expects one 3-D volume.
+
+    Raises:
+      FileError: as `open_nifti` and `image_of`.
+    """
+    return image_of(open_nifti(path), channel)
+
+
+def image_of(stored: Stored, channel: int | None = None) -> Volume:
+    """One volume of a file as an image.
+
+    Raises:
+      FileError: the file is not one 3-D volume or has no such channel, the volume contains NaN or
+        Inf, or has the same value everywhere.
+    """
+    values, geometry = _canonical(stored, channel)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes Inf, which is reported
+        data = np.ascontiguousarray(values, np.float32)
+    low, high = float(data.min()), float(data.max())  # NaN and Inf propagate into one of the two
+    which = "" if channel is None else f"volume {channel}: "
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = np.count_nonzero(~np.isfinite(data))
+        raise FileError(stored.path, f"{which}{count} voxels are NaN or Inf", "repeat the preprocessing of this file")
+    if low == high:
+        found = "the image is empty: every voxel is 0" if low == 0 else f"the image is constant: every voxel is {low:g}"
+        remedy = "replace the file, or remove it to treat the modality as missing"
+        raise FileError(stored.path, f"{which}{found}", remedy)
+    return Volume(data=data, range=(low, high), channel=channel, **vars(geometry))
+
+
+def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarray, "d h w"], Geometry]:
+    """A label file as internal classes, the cavity among them, in canonical orientation.
+
+    Raises:
+      FileError: as `open_nifti` for files that cannot be read, and for values that are not integers
+        or that the convention does not know.
+    """
+    values, geometry = _canonical(open_nifti(path), None)
+    small, counts = _small_integers(path, values, convention)
+    unknown = [int(value) for value in np.flatnonzero(counts) if int(value) not in convention.to_class]
+    if unknown:
+        raise _unknown_labels(path, unknown, convention)
+    return np.ascontiguousarray(convention.decode(small)), geometry
+
+
+def _small_integers(
+    path: Path, values: np.ndarray, convention: LabelConvention
+) -> tuple[UInt8[np.ndarray, "d h w"], Integer[np.ndarray, "256"]]:
+    """Label values as bytes, with how often each occurs; no convention has other values."""
+    if values.dtype.kind == "f":
+        values = _rounded(path, values)
+    if values.dtype != np.uint8 and not (values.min() >= 0 and values.max() <= 255):
+        raise _unknown_labels(
+            path, [int(v) for v in np.unique(values) if int(v) not in convention.to_class], convention
+        )
+    small = values.astype(np.uint8, copy=False)
+    return small, np.bincount(small.ravel(order="K"), minlength=256)
+
+
+def _rounded(path: Path, values: np.ndarray) -> np.ndarray:
+    rounded = np.rint(values)
+    with np.errstate(invalid="ignore"):  # Inf − Inf; written so that NaN fails the comparison
+        if np.isfinite(values.min()) and np.isfinite(values.max()) and np.array_equal(rounded, values):
+            return rounded
+        integer = np.abs(values - rounded) <= _INTEGER_TOLERANCE
+    if not integer.all():
+        raise FileError(
+            path,
+            f"found the label value {values[~integer][0]:g}, expected integers",
+            "a label map must be resampled with nearest-neighbour interpolation: use the original file",
+        )
+    return rounded
+
+
+def _unknown_labels(path: Path, unknown: list[int], convention: LabelConvention) -> FileError:
+    remedy = 'pass --label-map (to train: --data.label_map) with what the values mean, as in "1=NCR,2=ED,4=ET"'
+    if convention.name == "brats2023" and unknown == [4]:
+        remedy = (
+            "from 2024 on 4 is the resection cavity: pass --layout brats2024 (to train: --data.layout brats2024) if "
+            "this is such a set, else --label-map (to train: --data.label_map)"
+        )
+    expected = _listed(sorted(convention.to_class))
+    return FileError(path, f"found label {_listed(unknown)}, expected one of {expected} ({convention.name})", remedy)
+
+
+def write_label(path: Path, classes: UInt8[np.ndarray, "d h w"], like: Geometry, convention: LabelConvention) -> None:
+    """Write internal classes on the original grid of `like`, in the values of `convention`, as uint8.
+
+    Shape, affine, orientation, and the qform and sform codes are those of the source. Gzip'd by name.
+
+    Raises:
+      InputError: the folder cannot be written to; nothing is left behind.
+      ValueError: the classes are not on the grid of `like` or not 0 to 3.
+    """
+    if classes.max() >= len(CLASSES):
+        raise ValueError(f"classes must be 0 to {len(CLASSES) - 1}, got {classes.max()}")
+    on_disk = _to_disk(convention.encode(classes), like).reshape(like.shape_on_disk)
+    _write(path, on_disk, like, compression=6)
+
+
+def write_probabilities(
+    path: Path, probabilities: Float32[np.ndarray, "d h w k"], like: Geometry, channels: Sequence[str]
+) -> None:
+    """Write one volume per channel as 4-D float32 NIfTI on the original grid of `like`.
+
+    The header's description names the channels. The values are gone through plane by plane.
+
+    Raises:
+      InputError: the folder cannot be written to; nothing is left behind.
+      ValueError: the probabilities are not on the grid of `like`.
+    """
+    # Noise-like mantissas hardly compress: more effort costs minutes and saves a few per cent.
+    _write(path, _to_disk(probabilities, like), like, compression=1, description=" ".join(channels))
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _canonical(stored: Stored, channel: int | None) -> tuple[np.ndarray, Geometry]:
+    """A view of one volume in canonical orientation, in the data type that the file implies."""
+    values, shape = _volume(stored, channel)
+    orientation = orientations.io_orientation(stored.affine)
+    canonical = orientations.apply_orientation(values, orientation)
+    affine = stored.affine @ orientations.inv_ornt_aff(orientation, values.shape)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return canonical, Geometry(
+        affine=affine,
+        spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        shape=canonical.shape,
+        source=stored.path,
+        shape_on_disk=shape,
+        affine_on_disk=stored.affine,
+        header_on_disk=stored.header,
+    )
+
+
+def _volume(stored: Stored, channel: int | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Three axes of a file, and the shape of a file with such a volume alone."""
+    shape = tuple(int(n) for n in stored.values.shape)
+    if channel is None:
+        if any(n != 1 for n in shape[3:]):
+            raise wrong_shape(stored.path, shape)
+        return stored.values.reshape(shape[:3], order="A"), shape
+    if len(shape) < 4 or any(n != 1 for n in shape[4:]) or not channel < shape[3]:
+        raise FileError(
+            stored.path,
+            f"shape {shape}, expected a 4-D file with a volume {channel}",
+            "compare the file with the channels of dataset.json",
+        )
+    return stored.values.reshape(shape[:4], order="A")[..., channel], shape[:3]
+
+
+def _to_disk(values: np.ndarray, like: Geometry) -> np.ndarray:
+    """From canonical orientation to the order of axes on disk; trailing axes stay."""
+    if values.shape[:3] != like.shape:
+        raise ValueError(f"values of shape {values.shape} are not on the grid {like.shape} of {like.source}")
+    orientation = orientations.ornt_transform(_RAS, orientations.io_orientation(like.affine_on_disk))
+    return orientations.apply_orientation(values, orientation)
+
+
+def _write(path: Path, on_disk: np.ndarray, like: Geometry, *, compression: int, description: str = "") -> None:
+    header = like.header_on_disk.copy()
+    header.set_data_dtype(on_disk.dtype)
+    header.set_slope_inter(1, 0)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
+    if description:
+        header["descrip"] = description.encode()
+    header.extensions.clear()  # may carry what identifies the patient
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    # As an image of zeros that take no memory: it brings shape, affine and header into agreement.
+    image = kind(np.broadcast_to(on_disk.dtype.type(0), on_disk.shape), like.affine_on_disk, header)
+    image.update_header()
+    with file_atomically(path) as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", compression, file, mtime=0) as stream:
+                _stream(stream, on_disk, image.header)
+        else:
+            _stream(file, on_disk, image.header)
+
+
+def _stream(file: IO[bytes] | gzip.GzipFile, on_disk: np.ndarray, header: nib.Nifti1Header) -> None:
+    """Header and voxels, plane by plane: memory stays small for volumes of any size."""
+    start = io.BytesIO()
+    header.write_to(start)
+    file.write(start.getvalue().ljust(header.get_data_offset(), b"\0"))
+    for place in np.ndindex(*on_disk.shape[:1:-1]):
+        plane = on_disk[(..., *place[::-1])]
+        file.write(plane.astype(header.get_data_dtype(), copy=False).tobytes(order="F"))

@@ -1,0 +1,185 @@
+"""All files of one case read once, every voxel, and everything that is wrong with them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from scipy import ndimage
+
+from data_pipeline.case import Case
+from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.errors import FileError
+from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
+from data_pipeline.reading.clinical import raw_scan
+from data_pipeline.reading.contrast import check_contrast, check_distinct
+from data_pipeline.reading.findings import Finding, error_of, refusal
+from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
+from data_pipeline.reading.stored import open_nifti
+
+Crop = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The modalities of one case as their files have them, cropped to the brain.
+
+    Attributes:
+      images: by modality, in channel order; intensities as stored, but for repairs that `findings` name.
+      mask: union of the read modalities' non-background voxels, holes filled; on the files' own grid.
+      crop: the bounding box of the mask in the canonical volume.
+      reference: the grid of the first modality read.
+      classes: internal classes of the label file on the whole grid; None where it was not read.
+      findings: what was clipped, recognised or looks suspicious; no errors.
+    """
+
+    images: dict[Modality, Float32[np.ndarray, "d h w"]]
+    mask: Bool[np.ndarray, "d h w"]
+    crop: Crop
+    reference: Geometry
+    classes: UInt8[np.ndarray, "full_d full_h full_w"] | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What is in the files of a case.
+
+    Attributes:
+      scan: of the files that could be read and lie on one grid; None if there is none.
+      findings: everything that is wrong or unusual, the worst not necessarily first.
+    """
+
+    scan: Scan | None
+    findings: tuple[Finding, ...]
+
+
+def inspect_case(
+    case: Case,
+    modalities: Sequence[Modality] = MODALITIES,
+    *,
+    ignore_affine: bool = False,
+    label: bool = True,
+    refuse_raw: bool = False,
+) -> Inspection:
+    """Read every voxel of a case's files and collect all findings; nothing of the user's is raised.
+
+    Args:
+      case: from `formats.find_cases`.
+      modalities: only these are read, and only they make the mask.
+      ignore_affine: files whose affines differ are taken to be on one grid all the same.
+      label: read the label file too, if there is one.
+      refuse_raw: a raw clinical scan is an error, not a warning.
+    """
+    present = tuple(m for m in MODALITIES if m in modalities and m in case.images)
+    if not present:
+        found = f"{case.id}: none of the modalities {', '.join(modalities)} has a file"
+        found += f" (found {', '.join(case.images) or 'none'})"
+        return Inspection(None, (Finding("error", None, found, "add one or choose other modalities"),))
+    findings: list[Finding] = []
+    volumes = _read_images(case, present, findings)
+    read = _read_label(case, findings) if label and case.label is not None else None
+    if not volumes:
+        return Inspection(None, tuple(findings))
+    grids = {m: volume.geometry() for m, volume in volumes.items()}
+    reference = next(iter(grids.values()))
+    findings += _check_grids(reference, [*grids.values(), *([read[1]] if read else [])], ignore_affine)
+    findings += check_distinct(volumes)
+    checked = {m: check_image(volumes.pop(m)) for m in grids}
+    findings += [finding for image in checked.values() for finding in image.findings]
+    skulls = [m for m, image in checked.items() if image.skull]
+    findings += raw_scan(case.id, grids, skulls, commands=not case.channels, refuse=refuse_raw)
+
+    fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
+    crop, mask = _brain([checked[m].foreground for m in fitting])
+    # Copies, so that what lies outside the crop is freed volume by volume.
+    images = {m: checked.pop(m).data[crop].copy() for m in fitting}
+    classes = read[0] if read and read[1].shape == reference.shape else None
+    if classes is not None and case.label is not None:
+        findings += check_label(classes, crop, mask, case.label)
+    cropped = None if classes is None else classes[crop]
+    voxel_ml = float(np.prod(reference.spacing)) * 1e-3
+    findings += check_contrast(images, mask, cropped, case.images, voxel_ml)
+    unusual = tuple(finding for finding in findings if finding.severity != "error")
+    return Inspection(Scan(images, mask, crop, reference, classes, unusual), tuple(findings))
+
+
+def read_scan(
+    case: Case,
+    modalities: Sequence[Modality] = MODALITIES,
+    *,
+    ignore_affine: bool = False,
+    label: bool = False,
+    refuse_raw: bool = False,
+) -> Scan:
+    """Read and check a case and crop it to its union of non-background voxels.
+
+    Args: as `inspect_case`.
+
+    Raises:
+      InputError: all errors of the case, one per line.
+    """
+    found = inspect_case(case, modalities, ignore_affine=ignore_affine, label=label, refuse_raw=refuse_raw)
+    if found.scan is None or any(finding.severity == "error" for finding in found.findings):
+        raise refusal(found.findings)
+    return found.scan
+
+
+def _read_images(case: Case, present: Sequence[Modality], findings: list[Finding]) -> dict[Modality, Volume]:
+    """The modalities that can be read; a file that holds several is read once."""
+    volumes: dict[Modality, Volume] = {}
+    for path, inside in _by_file(case.images, present).items():
+        try:
+            stored = open_nifti(path)
+        except FileError as problem:
+            findings.append(error_of(problem))
+            continue
+        if case.channels and (volumes_there := math.prod(stored.values.shape[3:])) != len(case.channels):
+            remedy = f"dataset.json names {len(case.channels)}: correct one of the two"
+            findings.append(Finding("error", path, f"has {volumes_there} volumes", remedy))
+            continue
+        for m in inside:
+            try:
+                volumes[m] = image_of(stored, case.channels.get(m))
+            except FileError as problem:
+                findings.append(error_of(problem))
+    return {m: volumes[m] for m in present if m in volumes}
+
+
+def _by_file(images: Mapping[Modality, Path], present: Sequence[Modality]) -> dict[Path, list[Modality]]:
+    files: dict[Path, list[Modality]] = {}
+    for m in present:
+        files.setdefault(images[m], []).append(m)
+    return files
+
+
+def _read_label(case: Case, findings: list[Finding]) -> tuple[UInt8[np.ndarray, "d h w"], Geometry] | None:
+    assert case.label is not None
+    try:
+        return read_label(case.label, case.convention)
+    except FileError as problem:
+        findings.append(error_of(problem))
+        return None
+
+
+def _check_grids(reference: Geometry, grids: Sequence[Geometry], ignore_affine: bool) -> list[Finding]:
+    """The headers of a case's files, and whether they agree. Volumes of one file have one header."""
+    findings: list[Finding] = []
+    files = {grid.source: grid for grid in grids}
+    for grid in files.values():
+        findings += check_header(grid)
+        findings += compare_grids(reference, grid, ignore_affine=ignore_affine)
+    spacings = {tuple(np.round(grid.spacing, 3)): grid for grid in reversed(files.values())}
+    return findings + [finding for grid in reversed(spacings.values()) for finding in check_spacing(grid)]
+
+
+def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Crop, Bool[np.ndarray, "d2 h2 w2"]]:
+    """Bounding box of the union, and inside it the union with its holes filled."""
+    union = np.logical_or.reduce(foregrounds)
+    crop = ndimage.find_objects(union.view(np.uint8))[0]
+    # A hole is background that is not connected to the outside: one labelling instead of the many
+    # dilations of scipy's binary_fill_holes. The padding joins everything outside into one component.
+    background, _ = ndimage.label(~np.pad(union[crop], 1))
+    return crop, (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]

@@ -18,6 +18,7 @@ from data_pipeline.layouts.listed import find_listed
 from data_pipeline.layouts.suffixes import find_suffixed
 from data_pipeline.layouts.table import LAYOUT_HELP, LAYOUTS, decision
 from data_pipeline.layouts.tree import Wanted, nothing_found, read_tree
+from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.clinical import dicom_answer
 
 __all__ = ["LAYOUTS", "LAYOUT_HELP", "Case", "describe", "find_cases"]
@@ -53,10 +54,16 @@ def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layou
     return [cases[name] for name in sorted(cases)]
 
 
-def describe(cases: Sequence[Case]) -> list[str]:
-    """One line per layout and convention: how many cases, by what they were recognised, what their labels mean."""
+def describe(cases: Sequence[Case], roots: Sequence[Path] = ()) -> list[str]:
+    """What was decided and what was left aside, in words.
+
+    Returns:
+      One line per layout and convention: how many cases, by what they were recognised, what their labels mean; with
+      `roots`, one for each finding about files there that belong to no case.
+    """
     counts = Counter((case.layout, case.convention.name, case.convention.meaning) for case in cases)
-    return [decision(*kind, cases=count) for kind, count in sorted(counts.items())]
+    decided = [decision(*kind, cases=count) for kind, count in sorted(counts.items())]
+    return decided + [f"{finding.severity}: {finding}" for finding in unused_files(roots, cases)]
 
 
 def _cases_under(root: Path, wanted: Wanted) -> list[Case]:

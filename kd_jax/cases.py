@@ -91,7 +91,7 @@ def _gather(config: Config, *, progress: bool) -> Split:
     data = config.data
     roots, cases = _find(data, progress=progress)
     if progress:
-        print("\n".join(describe(cases)), file=sys.stderr)
+        print("\n".join(describe(cases, roots)), file=sys.stderr)
     # What is wrong with the split is said before the work, and cases it does not name are not prepared.
     chosen = sorted({index for part in _split(cases, data) for index in part})
     prepared = _prepare([cases[index] for index in chosen], config, progress=progress)

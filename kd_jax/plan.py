@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.output.exists() and not args.overwrite:
         raise InputError(f"{args.output}: already there; choose another --output, or pass --overwrite")
     cases = find_cases(args.data, args.label_map, args.layout)
-    print("\n".join(describe(cases)))
+    print("\n".join(describe(cases, args.data)))
     ensure_writable(args.output.parent)
     fingerprint = measure_cases(
         cases,

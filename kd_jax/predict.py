@@ -15,6 +15,7 @@ from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_com
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import SEVERITIES
 from data_pipeline.reading.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(segmenter.members) > 1:
         print(f"ensemble of {len(segmenter.members)}: logits averaged on the original grid")
     print(chosen.line)
+    for finding in unused_files([args.input], cases):
+        print(f"{finding.severity}: {finding}")
     failures = {}
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
+from data_pipeline.formats import LAYOUTS
 from kd_jax import evaluate, journal, launch, predict
 from kd_jax import training as train
 from kd_jax.checkpoint import Checkpoints, restore_network
@@ -205,8 +206,9 @@ def test_a_folder_without_cases(run, tmp_path, capsys, verb, one_process):
         "predict": lambda: command(predict.main, run, empty, "-o", tmp_path / "out"),
     }[verb]()
     assert status == COMMAND_ERROR
-    (line,) = complaints(capsys)
-    assert line.startswith(f"error: {empty}: no cases found; found no file; ")
+    line, *layouts = complaints(capsys)
+    assert line.startswith(f"error: {empty}: no cases found; found no file; name the files as in one of these")
+    assert len(layouts) == len(LAYOUTS) and all(layout.startswith("  ") for layout in layouts)
     assert snapshot(tmp_path) == before
 
 

@@ -15,6 +15,7 @@ from data_pipeline.command_line import add_naming_options, add_workers_option, r
 from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
 from data_pipeline.formats import describe, find_cases
+from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import Finding
 
 COMMANDS_SHOWN = 1
@@ -50,7 +51,7 @@ def _check(options: argparse.Namespace) -> int:
         skip_option="",
         progress=sys.stderr.isatty(),
     )
-    findings = check_dataset(reports)
+    findings = [*unused_files(options.data, cases), *check_dataset(reports)]
     _print_findings(reports, findings)
     print("\n".join(["", *summary_lines(reports, findings)]))
     content = as_json(options.data, decisions, reports, findings)

@@ -50,7 +50,7 @@ def summary_lines(reports: Sequence[CaseReport], findings: Sequence[Finding]) ->
     held = Counter(m for report in reports for m in report.case.images)
     rows = [
         ("cases", f"{len(reports)} of {patients} patients, {len(reports) - bad} usable"),
-        ("findings", ", ".join(f"{count} {severity}s" for severity, count in counts.items())),
+        ("findings", ", ".join(f"{severity}s: {count}" for severity, count in counts.items())),
         ("modalities", ", ".join(f"{m} in {held[m]}" for m in MODALITIES)),
         ("labels", f"in {sum(report.case.label is not None for report in reports)}"),
         ("spacing", _most_common(" x ".join(f"{s:.3g}" for s in r.spacing) + " mm" for r in reports if r.spacing)),

@@ -104,7 +104,8 @@ def read_dataset_json(file: Path) -> DatasetJson:
     """Read what a dataset.json says of channels and labels.
 
     Raises:
-      FileError: it cannot be read or is of another form, a channel is of no known modality, two are of one, or the
+      FileError: it cannot be read or is of another form, channels are not counted from 0, one is of no known
+        modality, two are of one, or the
         files are not NIfTI.
     """
     try:
@@ -118,6 +119,9 @@ def read_dataset_json(file: Path) -> DatasetJson:
     names = content.channel_names or content.modality
     if not names:
         raise FileError(file, "has neither channel_names nor modality", "say there which channel is which modality")
+    if sorted(names) != list(range(len(names))):
+        found = f"has the channels {', '.join(map(str, sorted(names)))}"
+        raise FileError(file, found, f"expected 0 to {len(names) - 1}: channels are counted from 0 without a gap")
     channels: dict[Modality, int] = {}
     for channel, name in sorted(names.items()):
         modality = modality_named(name)

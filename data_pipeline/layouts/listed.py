@@ -1,7 +1,7 @@
 """Cases listed in a CSV file: case,t1,t1ce,t2,flair,seg and optionally patient, in any order of columns."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,7 +21,7 @@ def find_listed(file: Path, wanted: Wanted) -> list[Case]:
 
     Raises:
       FileError: the file cannot be read; with the line, an unknown column, a row that is too long or has no image, a
-        file that is missing, a case that is there twice; labels without a label map.
+        file that is missing or stands in two columns, a case that is there twice; labels without a label map.
     """
     cases: dict[str, tuple[int, Case]] = {}
     for line, row in _rows(file):
@@ -64,6 +64,7 @@ def _case(file: Path, line: int, row: Mapping[str, str], wanted: Wanted) -> Case
     if not images:
         raise FileError(file, f"line {line}: {name} has no image", "give one, or remove the line")
     label = _path(file, line, row["seg"]) if row.get("seg") else None
+    _require_distinct(file, line, [*images.items(), *([("seg", label)] if label else [])])
     if label is not None and wanted.labels is None:
         remedy = 'pass --label-map (to train: --data.label_map), as in "1=NCR,2=ED,3=ET"'
         raise FileError(file, f"line {line}: a CSV does not say what the values of {label.name} mean", remedy)
@@ -71,6 +72,13 @@ def _case(file: Path, line: int, row: Mapping[str, str], wanted: Wanted) -> Case
     # Without a label only predictions are written, in today's values.
     labels = wanted.labels or CONVENTIONS["brats2023"]
     return Case(name, patient, MappingProxyType(images), label, labels, LAYOUTS["csv"].title)
+
+
+def _require_distinct(file: Path, line: int, cells: Iterable[tuple[str, Path]]) -> None:
+    columns: dict[Path, str] = {}
+    for column, path in cells:
+        if (twin := columns.setdefault(path.resolve(), column)) != column:
+            raise FileError(file, f"line {line}: {twin} and {column} are one file, {path.name}", "correct one of them")
 
 
 def _path(file: Path, line: int, cell: str) -> Path:

@@ -43,6 +43,8 @@ _GLISTR = {"glistrboost_manuallycorrected": "seg", "glistrboost": "seg"}
 _UCSF = {"t1": "t1", "t1c": "t1ce", "t2": "t2", "flair": "flair", "tumor_segmentation": "seg"}
 _UCSF_BIAS = {"t1_bias": "t1", "t1c_bias": "t1ce", "t2_bias": "t2", "flair_bias": "flair"}
 _UPENN = {"t1": "t1", "t1gd": "t1ce", "t2": "t2", "flair": "flair", "segm": "seg", "automated_approx_segm": "seg"}
+_UPENN_IMAGES = "images_structural"
+_UPENN_LABELS = {"images_segm": "segm", "automated_segm": "automated_approx_segm"}
 _YEARLY = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
 
 # The first that fits a file names it.
@@ -59,9 +61,12 @@ _CONVENTION = MappingProxyType({"brats2013": "brats2013", "brats2023": "brats202
 
 # BraTS 2020's training case 355 is the only one whose label is not called <case>_seg: W39_1998.09.19_Segm.nii.
 _STRAY_LABEL = re.compile(r".+_segm\.nii(\.gz)?", re.IGNORECASE)
-_YEAR = re.compile(r"brats[-_ ]?(20[2-9]\d)(?!\d)", re.IGNORECASE)
+# BraTS2024-GLI, BraTS-PEDs2024_Training, ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData.
+_YEAR = re.compile(r"brats(?:[-_ ]?(?:gli|ssa|men|rt|mets?|peds?))*[-_ ]?(20[2-9]\d)(?!\d)", re.IGNORECASE)
 _POST_TREATMENT = re.compile(r"BraTS-[A-Z]+-\d+-[1-9]\d\d+", re.IGNORECASE)
 _PAEDIATRIC = re.compile(r"BraTS-PED-.+", re.IGNORECASE)
+# Before any treatment there is no cavity.
+_UNTREATED = re.compile(r"BraTS-(SSA|MEN)-.+", re.IGNORECASE)
 
 
 @dataclass
@@ -106,7 +111,7 @@ def find_suffixed(tree: Tree, wanted: Wanted) -> list[Case]:
     for folder, names in tree.items():
         here = _collect(folder, names, patterns, groups)
         if len(here) == 1 and (stray := _stray_label(folder, names, here[0])):
-            here[0].files.setdefault("seg", {0: stray})
+            here[0].files["seg"] = {0: stray}
     for group in groups.values():
         # Labels alone, where another folder has the images, are no case.
         if not group.naming.across_folders or set(group.files) != {"seg"}:
@@ -134,13 +139,30 @@ def _collect(
 
 
 def _stray_label(folder: Path, names: list[str], group: _Group) -> Path | None:
+    if "brats2018" not in group.naming.layouts or "seg" in group.files:
+        return None
     strays = [folder / name for name in names if _STRAY_LABEL.fullmatch(name)]
-    return strays[0] if len(strays) == 1 and "brats2018" in group.naming.layouts else None
+    if len(strays) > 1:
+        raise FileError(strays[1], f"{strays[0].name} is a second file for seg of {group.case}", "keep one of the two")
+    return strays[0] if strays else None
+
+
+def _label_elsewhere(group: _Group) -> Path | None:
+    """UPenn-GBM's label of a case where the folder given holds images alone."""
+    home = next((folder for folder in group.folder.absolute().parents if folder.name == _UPENN_IMAGES), None)
+    if home is None or not group.naming.across_folders:
+        return None
+    places = (
+        home.parent / folder / f"{group.case}_{suffix}{ending}"
+        for folder, suffix in _UPENN_LABELS.items()
+        for ending in (".nii.gz", ".nii")
+    )
+    return next(filter(Path.is_file, places), None)
 
 
 def _case(group: _Group, wanted: Wanted) -> Case:
     images = {m: file for m in MODALITIES if (file := group.best(m)) is not None}
-    label = group.best("seg")
+    label = group.best("seg") or _label_elsewhere(group)
     layout, convention = _decide(group, label, wanted)
     title = LAYOUTS[layout].title
     return Case(group.case, patient_of(group.case), MappingProxyType(images), label, convention, title)
@@ -159,7 +181,11 @@ def _decide(group: _Group, label: Path | None, wanted: Wanted) -> tuple[str, Lab
     if wanted.labels is not None:
         return layout, wanted.labels
     name = _CONVENTION.get(layout, "brats2018")
-    return layout, CONVENTIONS["brats2024-ped" if paediatric and name == "brats2024" else name]
+    if name == "brats2024" and paediatric:
+        name = "brats2024-ped"
+    elif name == "brats2024" and _UNTREATED.fullmatch(group.case):
+        name = "brats2023"
+    return layout, CONVENTIONS[name]
 
 
 def _year(group: _Group) -> int | None:

@@ -63,8 +63,10 @@ def nothing_found(root: Path, tree: Tree, layout: str | None) -> InputError:
             f"{root}: no cases found of the layout {layout}, {LAYOUTS[layout].example}; found {found}; leave out "
             f"--layout, or give another of {', '.join(LAYOUTS)}"
         )
-    understood = "; ".join(known.example for known in LAYOUTS.values())
-    return InputError(f"{root}: no cases found; found {found}; layouts that are understood: {understood}")
+    understood = "".join(f"\n  {known.example}" for known in LAYOUTS.values())
+    return InputError(
+        f"{root}: no cases found; found {found}; name the files as in one of these, or list them in a CSV:" + understood
+    )
 
 
 def _convert_mha(root: Path, mha: Path) -> InputError:

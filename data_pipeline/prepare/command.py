@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     spacing = as_spacing(options.spacing)
     cases = find_cases(options.data, options.label_map, options.layout)
-    print("\n".join(describe(cases)), file=sys.stderr)
+    print("\n".join(describe(cases, options.data)), file=sys.stderr)
     cache = prepared_folder(options.cache)
     if options.dry_run:
         survey = survey_cases(cases, Settings(spacing, options.ignore_affine), cache, workers=options.workers)

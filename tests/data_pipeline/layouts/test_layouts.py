@@ -71,6 +71,15 @@ def test_a_layout_can_be_forced(tmp_path, name):
     assert find_cases(root, label_map, layout) == find_cases(root, label_map)
 
 
+def test_the_images_of_upenn_alone_find_their_labels(tmp_path):
+    write_set(tmp_path, "upenn")
+    images = tmp_path / "NIfTI-files" / "images_structural"
+    whole, part = find_cases(tmp_path), find_cases(images)
+    assert [case.label.resolve() for case in part] == [case.label.resolve() for case in whole]
+    (case,) = find_cases(images / whole[1].id)
+    assert case.label.name == f"{case.id}_automated_approx_segm.nii.gz"
+
+
 def test_sets_are_joined(tmp_path):
     roots = [write_set(tmp_path / name, name) for name in ("2021", "2024-gli", "msd")]
     cases = find_cases(roots)

@@ -33,6 +33,9 @@ def yearly(name: str) -> list[str]:
         ("BraTS2025-MET/BraTS-MET-00005-000", "brats2024"),
         ("BraTS2024-PED/BraTS-PED-00005-000", "brats2024-ped"),
         ("BraTS2023-PED/BraTS-PED-00005-000", "brats2023"),
+        ("BraTS-PEDs2024_Training/BraTS-PED-00005-000", "brats2024-ped"),
+        ("BraTS2024-SSA/BraTS-SSA-00005-000", "brats2023"),
+        ("BraTS2024/BraTS-MEN-00005-000", "brats2023"),
     ],
 )
 def test_folders_and_time_points_tell_the_year(tmp_path, name, convention):
@@ -117,6 +120,8 @@ def dataset(root: Path, **content: object) -> None:
         ({"labels": {**LABELS, "edema": -1}}, r'gives "edema" the values \[-1\]; expected 0 to 255'),
         ({"labels": {**LABELS, "edema": []}}, r'gives "edema" the values \[\]'),
         ({"labels": {"background": 0, "WT": [0, 1, 2, 3], "TC": [2, 3], "ET": 3}}, "0 is the background"),
+        ({"channel_names": {"-1": "T1", "0": "T1ce"}}, "has the channels -1, 0; expected 0 to 1"),
+        ({"channel_names": {"0": "T1", "2": "T1ce"}}, "has the channels 0, 2; expected 0 to 1"),
         ({"file_ending": ".nrrd"}, "file_ending is .nrrd"),
     ],
 )
@@ -135,6 +140,18 @@ def test_a_dataset_json_is_read_from_its_folders_too_and_may_name_a_cavity(tmp_p
     (case,) = find_cases(tmp_path / "imagesTr")
     assert case.label == tmp_path / "labelsTr" / "A.nii.gz"
     assert case.convention.meaning == "1 NCR, 2 ED, 3 ET, 4 cavity"
+
+
+def test_two_strange_labels_of_one_case(tmp_path):
+    touch(tmp_path, *(f"B/B{suffix}.nii" for suffix in UNDERSCORED[:4]), "B/W38_Segm.nii")
+    (case,) = find_cases(tmp_path)
+    assert case.label == tmp_path / "B" / "W38_Segm.nii"
+    touch(tmp_path, "B/W39_Segm.nii")
+    with pytest.raises(InputError, match=r"W39_Segm\.nii: W38_Segm\.nii is a second file for seg of B"):
+        find_cases(tmp_path)
+    touch(tmp_path, "B/B_seg.nii")
+    (case,) = find_cases(tmp_path)
+    assert case.label == tmp_path / "B" / "B_seg.nii"
 
 
 def test_images_without_their_dataset_json(tmp_path):
@@ -163,18 +180,20 @@ def test_bids_asks_for_a_map_and_for_one_file_per_modality(tmp_path):
         ("case;t1\nA;a.nii\n", "line 1: unknown column 'case;t1'"),
         ("case,seg\nA,a.nii\n", "case and one modality are needed"),
         ("case,t1\n", "lists no case"),
-        ("case,t1\nA,b.nii\n", r"line 2: .*b\.nii does not exist"),
+        ("case,t1\nA,c.nii\n", r"line 2: .*c\.nii does not exist"),
         ("case,t1\nA,cases.csv\n", r"line 2: cases\.csv is not \.nii"),
         (f"case,t1\nA,{'x' * 5000}\n", r"line 2: .*xxx does not exist"),
         ("case,t1\nA,a.nii\n\nA,a.nii\n", "line 4: case A is in line 2 too"),
         ("case,t1\nA,a.nii,a.nii\n", "line 2: 3 cells under 2 columns"),
         ("case,t1\n../A,a.nii\n", "line 2: '../A' as the name of a case"),
         ("case,t1\nA,\n", "line 2: A has no image"),
-        ("case,t1,seg\nA,a.nii,a.nii\n", "line 2: .*pass --label-map"),
+        ("case,t1,seg\nA,a.nii,b.nii\n", "line 2: .*pass --label-map"),
+        ("case,t1,t2\nA,a.nii,./a.nii\n", r"line 2: t1 and t2 are one file, a\.nii"),
+        ("case,t1,seg\nA,a.nii,a.nii\n", r"line 2: t1 and seg are one file, a\.nii"),
     ],
 )
 def test_a_csv_that_does_not_fit(tmp_path, text, message):
-    touch(tmp_path, "a.nii")
+    touch(tmp_path, "a.nii", "b.nii")
     (tmp_path / "cases.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         find_cases(tmp_path / "cases.csv")

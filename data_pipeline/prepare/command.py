@@ -1,6 +1,7 @@
 """The command line of the preparation."""
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,12 @@ def _prepare(options: argparse.Namespace) -> int:
         skip_option="--skip-bad",
         ignore_affine=options.ignore_affine,
     )
+    if options.remove_outdated:
+        # Looked up again: only now is what takes their place there.
+        again = survey_cases(cases, Settings(spacing, options.ignore_affine), cache, workers=options.workers)
+        for folder in again.outdated_folders:
+            shutil.rmtree(folder)
+        print(f"removed {len(again.outdated_folders)} entries of files that have changed", file=sys.stderr)
     print(_summary(prepared, cache))
     return 0
 
@@ -84,5 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     add_workers_option(parser)
     add_naming_options(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
+    parser.add_argument(
+        "--remove-outdated",
+        action="store_true",
+        help="after that, remove the entries of these cases' former contents; a training that reads them will fail",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     return parser

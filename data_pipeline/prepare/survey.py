@@ -28,7 +28,7 @@ class Survey:
       cache: folder of the prepared cases.
       total: how many cases there are.
       prepared: entries that are there, by place among the cases.
-      changed: ids of cases of which there is an entry with these settings and other contents.
+      outdated: entries with these settings and former contents, by the ids of cases whose files have changed since.
       needed: bytes that the other cases will take, estimated on the safe side.
       free: bytes on the disk.
     """
@@ -36,7 +36,7 @@ class Survey:
     cache: Path
     total: int
     prepared: Mapping[int, PreparedCase]
-    changed: tuple[str, ...]
+    outdated: Mapping[str, Sequence[Path]]
     needed: int
     free: int
 
@@ -45,11 +45,20 @@ class Survey:
         """How many cases are to be prepared."""
         return self.total - len(self.prepared)
 
+    @property
+    def outdated_folders(self) -> list[Path]:
+        """All entries of former contents."""
+        return [folder for folders in self.outdated.values() for folder in folders]
+
     def lines(self) -> list[str]:
         """In words: cases, how many are prepared, disk use."""
         lines = [f"{self.total} cases, {len(self.prepared)} of them prepared already in {self.cache}"]
-        if self.changed:
-            lines.append(f"{len(self.changed)} cases changed since they were prepared, first {self.changed[0]}")
+        if self.outdated:
+            size = in_words(sum(file.stat().st_size for folder in self.outdated_folders for file in folder.iterdir()))
+            lines.append(
+                f"{len(self.outdated)} cases changed since they were prepared, first {next(iter(self.outdated))}; "
+                f"their former entries hold {size} (prepare --remove-outdated)"
+            )
         if self.missing:
             lines.append(f"{self.missing} to prepare: about {in_words(self.needed)} of {in_words(self.free)} free")
         return lines
@@ -84,9 +93,9 @@ def survey_cases(
             tqdm(pool.map(look, cases), "Looking up cases", len(cases), leave=False, disable=not (progress and entries))
         )
     prepared = {place: entry for place, (entry, _) in enumerate(found) if entry is not None}
-    changed = tuple(case.id for case, (_, is_changed) in zip(cases, found, strict=True) if is_changed)
+    outdated = {case.id: former for case, (_, former) in zip(cases, found, strict=True) if former}
     needed = sum(prepared_bytes(case, settings.spacing) for i, case in enumerate(cases) if i not in prepared)
-    return Survey(cache, len(cases), prepared, changed, needed, _free_bytes(cache))
+    return Survey(cache, len(cases), prepared, outdated, needed, _free_bytes(cache))
 
 
 def _entries(cache: Path) -> dict[str, list[Path]]:
@@ -102,20 +111,23 @@ def _entries(cache: Path) -> dict[str, list[Path]]:
 
 def _look_up(
     case: Case, entries: Mapping[str, Sequence[Path]], settings: Settings, cache: Path
-) -> tuple[PreparedCase | None, bool]:
-    """The case's entry, and whether there is one of its former contents instead."""
+) -> tuple[PreparedCase | None, list[Path]]:
+    """The case's entry, and those of its former contents."""
     if not entries.get(case.id):
-        return None, False
+        return None, []
     try:
         hashes = hash_files(case)
     except InputError:  # said when the case is prepared
-        return None, False
+        return None, []
     described = settings.describe(case)
     entry = PreparedCase.open(entry_folder(cache, case.id, described, hashes), case)
-    if entry is not None:
-        return entry, False
-    metas = filter(None, map(read_meta, entries[case.id]))
-    return None, any(meta.get("settings") == described and meta.get("sha256") != hashes for meta in metas)
+    metas = {folder: read_meta(folder) for folder in entries[case.id]}
+    former = [
+        folder
+        for folder, meta in metas.items()
+        if meta and meta.get("settings") == described and meta.get("sha256") != hashes
+    ]
+    return entry, sorted(former)
 
 
 def _free_bytes(folder: Path) -> int:

@@ -165,6 +165,22 @@ def test_all_problems_are_listed_at_once(tmp_path, rng, capsys):
         prepare([cases[0], cases[1], cases[3]], tmp_path / "cache", skip_bad=True)
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, rng, monkeypatch):
+    cases = folder_of(tmp_path / "data", rng, 1)
+
+    def load(case, *args, **options):
+        subject = load_subject(case, *args, **options)
+        rewrite(case.images["t1"], lambda v: v + (v > 0).astype(v.dtype))
+        return subject
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "load_subject", load)
+        with pytest.raises(InputError, match=r"00000_t1\.nii\.gz: changed while it was read; wait until"):
+            prepare(cases, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    assert len(prepare(cases, tmp_path / "cache")) == 1
+
+
 def test_full_disk_is_no_bad_case(tmp_path, rng, monkeypatch):
     cases = folder_of(tmp_path / "data", rng, 2)
 

@@ -9,7 +9,7 @@ import pytest
 from data_pipeline.formats import find_cases
 from data_pipeline.prepare import prepare_cases, prepared_folder
 from data_pipeline.prepare.command import main
-from tests.data_pipeline.cases import write_case
+from tests.data_pipeline.cases import rewrite, write_case
 
 
 @pytest.fixture
@@ -42,6 +42,32 @@ def test_options_are_those_of_training(data, cache, tmp_path, rng):
     cases = find_cases([data, tmp_path / "more"], "1=NCR,2=ET,4=ED", "brats2018")
     prepare_cases(cases, (2, 2, 3), prepared_folder(cache), workers=0, ignore_affine=True)
     assert set(prepared_folder(cache).iterdir()) == entries and len(entries) == 3
+
+
+def test_entries_of_former_contents_are_removed_when_asked(data, cache, capsys):
+    command = [str(data), "--cache", str(cache), "--workers", "0"]
+    assert main([*command, "--spacing", "2", "2", "2"]) == 0
+    other = set(prepared_folder(cache).iterdir())
+    assert main(command) == 0
+    first = set(prepared_folder(cache).iterdir()) - other
+    rewrite(find_cases(data)[0].images["t1"], lambda v: v + (v > 0).astype(v.dtype))
+    assert main(command) == 0
+    assert first < set(prepared_folder(cache).iterdir())
+    assert main([*command, "--remove-outdated"]) == 0
+    assert "removed 1 entries of files that have changed" in capsys.readouterr().err
+    left = set(prepared_folder(cache).iterdir()) - other
+    assert len(left) == 2 and len(left & first) == 1
+    assert other < set(prepared_folder(cache).iterdir())
+
+
+def test_suspicious_files_are_warned_of_each_time(data, cache, capsys):
+    case = find_cases(data)[0]
+    shutil.copy(case.images["t1"], case.images["t2"])
+    for _ in range(2):
+        assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        names = f"{case.images['t1'].name} and {case.images['t2'].name}"
+        assert any(line.startswith(f"warning: {case.id}: ") and f"{names} are identical" in line for line in lines)
 
 
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(data, cache, capsys, monkeypatch):

@@ -16,13 +16,10 @@ from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
 from data_pipeline.formats import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
-from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.findings import REPEATED, Finding
 
 COMMANDS_SHOWN = 1
 """Command lists printed in full; they differ by file names alone, and check.json and check.html have all."""
-
-REPEATED = 5
-"""Cases that may share a warning word for word before it is printed once for all."""
 
 _EXAMPLES = """
 examples:

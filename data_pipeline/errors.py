@@ -7,7 +7,7 @@ from typing import Any
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
-    The message is one line for a person: which file or setting, what was found, what was
+    The message is for a person, one line, or one and a list: which file or setting, what was found, what was
     expected, what to do next. Commands print it without a traceback and exit with status 2.
     """
 

@@ -18,7 +18,7 @@ body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; max-wid
 pre { background: #f4f4f4; padding: .6em; overflow-x: auto; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 12px; }
 .case { border: 1px solid #ccc; border-left-width: 6px; padding: .6em; overflow-wrap: anywhere; }
-.case img { float: left; margin: 0 .8em .4em 0; background: #000; image-rendering: pixelated; }
+.case img { float: left; margin: 0 .8em .4em 0; height: 170px; background: #000; image-rendering: pixelated; }
 .case ul { clear: both; margin: .4em 0 0; padding-left: 1.2em; }
 .error { border-color: #c22; } .warning { border-color: #e90; } .note { border-color: #69c; }
 .clean { border-color: #4a4; }

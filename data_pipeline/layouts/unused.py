@@ -27,12 +27,12 @@ def unused_files(roots: Sequence[Path], cases: Sequence[Case]) -> list[Finding]:
       Warnings for a case that lacks a modality or its label while another file lies beside its own, and for folders
       beside those of cases; a note that counts the rest.
     """
-    used = {path.resolve() for case in cases for path in (*case.images.values(), case.label) if path is not None}
+    used = {_placed(path) for case in cases for path in (*case.images.values(), case.label) if path is not None}
     unused: dict[Path, list[Path]] = defaultdict(list)
     for folder, names in (item for root in roots if root.is_dir() for item in read_tree(root).items()):
-        for name in filter(is_nifti, names):
-            if (file := (folder / name).resolve()) not in used:
-                unused[file.parent].append(file)
+        files = {_placed(folder / name) for name in filter(is_nifti, names)} - used
+        if files:
+            unused[folder.resolve()] += sorted(files.difference(unused[folder.resolve()]))
     findings = list(_beside_cases(cases, unused))
     findings += _beside_folders(cases, unused)
     rest = [file for files in unused.values() for file in files]
@@ -46,7 +46,7 @@ def _beside_cases(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iter
     """Also takes them out of `unused`."""
     inside: dict[Path, list[Case]] = defaultdict(list)
     for case in cases:
-        for folder in {path.resolve().parent for path in case.images.values()}:
+        for folder in {_placed(path).parent for path in case.images.values()}:
             inside[folder].append(case)
     wanting = {case.id: lacks for case in cases if (lacks := _lacks(case))}
     for folder in sorted(unused.keys() & inside.keys()):
@@ -66,7 +66,7 @@ def _lacks(case: Case) -> list[str]:
 def _beside_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iterator[Finding]:
     """Also takes them out of `unused`."""
     homes = {
-        path.resolve().parent for case in cases if case.layout not in _SHARED_FOLDERS for path in case.images.values()
+        _placed(path).parent for case in cases if case.layout not in _SHARED_FOLDERS for path in case.images.values()
     }
     parents = {home.parent for home in homes}
     others = [
@@ -76,6 +76,11 @@ def _beside_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> It
         files = [file for folder in others for file in unused.pop(folder)]
         found = f"no file in {_names(others)} is used, beside folders of cases; for example {_names(files)}"
         yield Finding("warning", None, found, _RENAME)
+
+
+def _placed(path: Path) -> Path:
+    """Absolute, but under its own name: the file itself may be a link to somewhere else."""
+    return path.parent.resolve() / path.name
 
 
 def _names(paths: Sequence[Path]) -> str:

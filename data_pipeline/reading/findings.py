@@ -43,7 +43,8 @@ class Finding:
 
     def brief(self) -> str:
         """The finding without its file."""
-        return f"{self.found}; {self.remedy}" if self.remedy else self.found
+        mark = " " if self.found.endswith("?") else "; "
+        return f"{self.found}{mark}{self.remedy}" if self.remedy else self.found
 
     def note(self) -> str:
         """The finding with the name of its file, for lists that name the case."""

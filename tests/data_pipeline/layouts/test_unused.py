@@ -54,3 +54,16 @@ def test_a_whole_case_under_strange_names(tmp_path, rng, capsys):
     assert main([str(tmp_path / "data"), "-o", str(tmp_path / "check"), "--workers", "0"]) == 0
     assert "warning: no file in BraTS2021_00001 is used" in capsys.readouterr().out
     assert "no file in BraTS2021_00001 is used" in (tmp_path / "check" / "check.html").read_text()
+
+
+def test_links_are_known_by_their_own_names_and_overlapping_roots_count_once(tmp_path, rng):
+    home = write_case(tmp_path / "data", rng=rng)
+    store = tmp_path / "store"
+    store.mkdir()
+    for number, file in enumerate(sorted(home.iterdir())):
+        file.rename(store / f"{number}.nii.gz")
+        file.symlink_to(store / f"{number}.nii.gz")
+    (home / f"{home.name}_t2.nii.gz").rename(home / f"{home.name}_t2_brain.nii.gz")
+    roots = [tmp_path / "data", home]
+    (finding,) = unused_files(roots, find_cases(roots[0]))
+    assert finding.found == f"{home.name} has no t2, but beside its files {home.name}_t2_brain.nii.gz"

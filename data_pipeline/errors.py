@@ -18,11 +18,11 @@ def one_line(message: object) -> str:
 
 
 class FileError(InputError):
-    """A file that cannot be used: which, what was found, and what to do next."""
+    """A file that cannot be used: which, what was found, what to do next, and the command that does it if known."""
 
-    def __init__(self, file: Path, found: str, remedy: str) -> None:
+    def __init__(self, file: Path, found: str, remedy: str, command: str | None = None) -> None:
         super().__init__(f"{file}: {found}; {remedy}")
-        self.file, self.found, self.remedy = file, found, remedy
+        self.file, self.found, self.remedy, self.command = file, found, remedy, command
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.file, self.found, self.remedy)
+        return type(self), (self.file, self.found, self.remedy, self.command)

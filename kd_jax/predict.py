@@ -16,7 +16,7 @@ from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.layouts.unused import unused_files
-from data_pipeline.reading.findings import SEVERITIES
+from data_pipeline.reading.findings import SEVERITIES, Refusal
 from data_pipeline.reading.nifti import write_label, write_probabilities
 from kd_jax.checkpoint import NetworkName, Which
 from kd_jax.cli import add_network_options, ensure_writable
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             segmentation = _segment(segmenter, case, chosen.rule, settings)
         except InputError as error:
-            failures[case.id] = str(error)  # in its own lines: commands among them are there to be copied
-            print(f"error: {case.id}: {error}", file=sys.stderr, flush=True)
+            failures[case.id] = error.with_commands() if isinstance(error, Refusal) else str(error)
+            print(f"error: {case.id}: {failures[case.id]}", file=sys.stderr, flush=True)
             continue
         # Not inside the try: where the results of one case cannot be written, no other's can.
         _write(segmentation, segmenter, case, settings)

@@ -174,8 +174,9 @@ def test_evaluate_without_a_usable_case_writes_nothing(run, data, tmp_path, caps
 def test_predict_names_the_file_once_and_segments_the_others(run, data, tmp_path, capsys, problem):
     file = spoil(data, problem)
     assert command(predict.main, run, data, "-o", tmp_path / "out") == CASES_FAILED
-    line, summary = complaints(capsys)
+    line, *commands, summary = complaints(capsys)
     assert_names(line, file, problem)
+    assert all(command.startswith("  ") for command in commands) and bool(commands) == (problem == "shapes")
     assert summary == f"1 of 2 cases failed, see {tmp_path / 'out' / 'failures.json'}"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"BraTS2021_00000.nii.gz", "failures.json"}
     assert list(json.loads((tmp_path / "out" / "failures.json").read_text())) == [file.parent.name]

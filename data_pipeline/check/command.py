@@ -18,8 +18,8 @@ from data_pipeline.formats import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import REPEATED, Finding
 
-COMMANDS_SHOWN = 1
-"""Command lists printed in full; they differ by file names alone, and check.json and check.html have all."""
+LONG = 5
+"""Lines of a command list that is printed once; others differ by file names alone, and the report has all."""
 
 _EXAMPLES = """
 examples:
@@ -87,22 +87,29 @@ def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) 
     """Errors and warnings, case by case, but what many cases share once; notes are counted."""
     holders = Counter(key for report in reports for key in {_words(finding) for finding in report.findings})
     common = {key for key, count in holders.items() if count > REPEATED and key[0] == "warning"}
-    shown = 0
+    long_shown = False
     for report in reports:
         problems = [f for f in report.findings if f.severity != "note" and _words(f) not in common]
         if problems:
             print(f"\n{report.case.id}")
         for finding in problems:
             print(f"  {finding.severity}: {finding}")
-            if finding.command and shown < COMMANDS_SHOWN:
-                print("\n".join(f"    {line}" for line in finding.command.splitlines()))
-                shown += 1
-            elif finding.command:
-                print("    (commands as above for this case are in the report)")
-    for severity, found, remedy in sorted(common):
-        print(f"\n{severity} in {holders[severity, found, remedy]} cases: {found}; {remedy}")
+            commands = (finding.command or "").splitlines()
+            if len(commands) >= LONG and long_shown:
+                commands = ["(commands as above for this case are in the report)"]
+            long_shown |= len(commands) >= LONG
+            _print_commands(commands)
+    examples = {_words(finding): finding for report in reports for finding in report.findings}
+    for words in sorted(common):
+        print(f"\n{words[0]} in {holders[words]} cases: {examples[words].brief()}")
+        _print_commands((examples[words].command or "").splitlines())
     for finding in findings:
         print(f"\n{finding.severity}: {finding}")
+
+
+def _print_commands(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"    {line}")
 
 
 def _words(finding: Finding) -> tuple[str, str, str]:

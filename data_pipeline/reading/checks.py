@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float32, UInt8
 from nibabel.spatialimages import HeaderDataError
 
 from data_pipeline.conventions import CLASSES
-from data_pipeline.reading.findings import Finding, refusal
+from data_pipeline.reading import mending
+from data_pipeline.reading.findings import Finding, Refusal
 from data_pipeline.reading.nifti import Geometry, Volume
 
 AFFINE_TOLERANCE = 1e-3  # mm; registered images agree to rounding
@@ -97,7 +98,9 @@ def _skull(volume: Volume, foreground: int) -> Finding | None:
     else:
         return None
     which = "" if volume.channel is None else f"volume {volume.channel}: "
-    return Finding("warning", volume.source, which + found, "strip it, for example with mri_synthstrip or HD-BET")
+    command = None if volume.channel is not None else mending.strip(volume.source)
+    remedy = "strip it, for example with mri_synthstrip or HD-BET"
+    return Finding("warning", volume.source, which + found, remedy, command)
 
 
 def check_spacing(geometry: Geometry) -> list[Finding]:
@@ -124,7 +127,7 @@ def check_header(geometry: Geometry) -> list[Finding]:
             sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError) as error:
         found = f"the qform cannot be read ({error}), the sform is used"
-        return [Finding("warning", geometry.source, found, "repair the header")]
+        return [Finding("warning", geometry.source, found, "repair the header", mending.agree(geometry.source))]
     if sform is not None and qform is not None and not np.allclose(sform, qform, rtol=0, atol=AFFINE_TOLERANCE):
         found = f"sform {_rows(sform)} and qform {_rows(qform)} differ by more than {AFFINE_TOLERANCE} mm"
     elif not np.allclose(edges, used, rtol=0, atol=AFFINE_TOLERANCE):
@@ -132,7 +135,7 @@ def check_header(geometry: Geometry) -> list[Finding]:
     else:
         return []
     remedy = "the sform is used here; make them agree, as other programs may use the other"
-    return [Finding("warning", geometry.source, found, remedy)]
+    return [Finding("warning", geometry.source, found, remedy, mending.agree(geometry.source))]
 
 
 def _edges(values: np.ndarray) -> str:
@@ -148,15 +151,25 @@ def check_same_grid(first: Geometry, other: Geometry, *, ignore_affine: bool = F
     """
     findings = compare_grids(first, other, ignore_affine=ignore_affine)
     if any(finding.severity == "error" for finding in findings):
-        raise refusal(findings)
+        raise Refusal(findings)
     return findings
 
 
-def compare_grids(first: Geometry, other: Geometry, *, ignore_affine: bool = False) -> list[Finding]:
-    """An error where two files of a case do not describe the same voxels; a warning if `ignore_affine`."""
+def compare_grids(
+    first: Geometry, other: Geometry, *, ignore_affine: bool = False, label: bool = False
+) -> list[Finding]:
+    """An error where two files of a case do not describe the same voxels; a warning if `ignore_affine`.
+
+    Args:
+      first: the grid that counts.
+      other: of another file.
+      ignore_affine: equal shapes are enough.
+      label: the other file is a label.
+    """
+    command = mending.regrid(other.source, first.source, label=label)
     if first.shape != other.shape:
         found = f"shape {other.shape} differs from {first.shape} of {first.source.name}"
-        return [Finding("error", other.source, found, "register and resample the case's files to one grid")]
+        return [Finding("error", other.source, found, "register and resample the case's files to one grid", command)]
     if np.allclose(first.affine, other.affine, rtol=0, atol=AFFINE_TOLERANCE):
         return []
     found = (
@@ -169,7 +182,7 @@ def compare_grids(first: Geometry, other: Geometry, *, ignore_affine: bool = Fal
         "register the case's files, or pass --ignore-affine (to train: --data.ignore_affine true) "
         "if only the header is wrong"
     )
-    return [Finding("error", other.source, found, remedy)]
+    return [Finding("error", other.source, found, remedy, command)]
 
 
 def _rows(affine: np.ndarray) -> str:

@@ -66,16 +66,25 @@ class Finding:
 
 def error_of(problem: FileError) -> Finding:
     """A file that cannot be used, as a finding."""
-    return Finding("error", problem.file, problem.found, problem.remedy)
+    return Finding("error", problem.file, problem.found, problem.remedy, problem.command)
 
 
-def refusal(findings: Sequence[Finding]) -> InputError:
-    """All errors of a case, one per line; the commands that mend one follow it."""
-    lines: list[str] = []
-    for finding in findings:
-        if finding.severity == "error":
+class Refusal(InputError):
+    """A case that cannot be used. The message has all errors among its findings, one per line."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.errors = [finding for finding in findings if finding.severity == "error"]
+        super().__init__("\n  ".join(map(str, self.errors)))
+
+    def with_commands(self) -> str:
+        """The message, each error followed by the command lines that mend it, ready to be copied."""
+        lines: list[str] = []
+        for finding in self.errors:
             lines += [str(finding), *(f"  {line}" for line in (finding.command or "").splitlines())]
-    return InputError("\n  ".join(lines))
+        return "\n  ".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors,)
 
 
 def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,9 @@ from data_pipeline.errors import FileError
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
-from data_pipeline.reading.findings import Finding, error_of, refusal
+from data_pipeline.reading.findings import Finding, Refusal, error_of
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
 from data_pipeline.reading.stored import open_nifti
-
-Crop = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +83,22 @@ def inspect_case(
         return Inspection(None, tuple(findings))
     grids = {m: volume.geometry() for m, volume in volumes.items()}
     reference = next(iter(grids.values()))
-    findings += _check_grids(reference, [*grids.values(), *([read[1]] if read else [])], ignore_affine)
+    findings += _check_grids([*grids.values()], read[1] if read else None, ignore_affine)
     findings += check_distinct(volumes)
     checked = {m: check_image(volumes.pop(m)) for m in grids}
     findings += [finding for image in checked.values() for finding in image.findings]
     skulls = [m for m, image in checked.items() if image.skull]
-    findings += raw_scan(case.id, grids, skulls, commands=not case.channels, refuse=refuse_raw)
+    raw = raw_scan(case.id, grids, skulls, commands=not case.channels, refuse=refuse_raw)
+    if raw:  # one list of commands mends all that was found so far
+        findings = [*(replace(finding, command=None) for finding in findings), *raw]
 
     fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
     crop, mask = _brain([checked[m].foreground for m in fitting])
+    classes = read[0] if read and read[1].shape == reference.shape else None
+    if not any(finding.severity == "error" for finding in on_grids):
+        findings += check_alignment(checked, crop, mask, case.images, classes, case.label)
     # Copies, so that what lies outside the crop is freed volume by volume.
     images = {m: checked.pop(m).data[crop].copy() for m in fitting}
-    classes = read[0] if read and read[1].shape == reference.shape else None
     if classes is not None and case.label is not None:
         findings += check_label(classes, crop, mask, case.label)
     cropped = None if classes is None else classes[crop]
@@ -123,7 +125,7 @@ def read_scan(
     """
     found = inspect_case(case, modalities, ignore_affine=ignore_affine, label=label, refuse_raw=refuse_raw)
     if found.scan is None or any(finding.severity == "error" for finding in found.findings):
-        raise refusal(found.findings)
+        raise Refusal(found.findings)
     return found.scan
 
 
@@ -164,13 +166,13 @@ def _read_label(case: Case, findings: list[Finding]) -> tuple[UInt8[np.ndarray, 
         return None
 
 
-def _check_grids(reference: Geometry, grids: Sequence[Geometry], ignore_affine: bool) -> list[Finding]:
+def _check_grids(images: Sequence[Geometry], label: Geometry | None, ignore_affine: bool) -> list[Finding]:
     """The headers of a case's files, and whether they agree. Volumes of one file have one header."""
     findings: list[Finding] = []
-    files = {grid.source: grid for grid in grids}
+    files = {grid.source: grid for grid in (*images, *([label] if label else []))}
     for grid in files.values():
         findings += check_header(grid)
-        findings += compare_grids(reference, grid, ignore_affine=ignore_affine)
+        findings += compare_grids(images[0], grid, ignore_affine=ignore_affine, label=grid is label)
     spacings = {tuple(np.round(grid.spacing, 3)): grid for grid in reversed(files.values())}
     return findings + [finding for grid in reversed(spacings.values()) for finding in check_spacing(grid)]
 

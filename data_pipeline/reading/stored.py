@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from data_pipeline.errors import FileError, one_line
+from data_pipeline.reading import mending
 
 _CONVERT = "convert it, for example with dcm2niix"
 SMALLEST_EDGE = 0.01  # mm; a header in metres, or torn, has smaller ones
@@ -41,6 +42,7 @@ def open_nifti(path: Path) -> Stored:
       FileError: the file is missing, truncated, not NIfTI, without three axes, not of real numbers,
         or lies nowhere that a head could be.
     """
+    path = Path(path)
     image = _parse(path, _content(path))
     shape = image.shape
     if len(shape) < 3 or min(shape) < 1:
@@ -52,14 +54,14 @@ def open_nifti(path: Path) -> Stored:
     values = _voxels(path, image)
     if values.dtype.kind not in "biuf":
         raise FileError(path, f"voxels of type {values.dtype}, expected real numbers", "convert to a scalar image")
-    return Stored(Path(path), values, affine, image.header)
+    return Stored(path, values, affine, image.header)
 
 
 def wrong_shape(path: Path, shape: tuple[int, ...]) -> FileError:
     """What to say of a file that is not one 3-D volume."""
-    return FileError(
-        path, f"shape {shape}, expected one 3-D volume", "split multi-channel files into one file per modality"
-    )
+    remedy = "split multi-channel files into one file per modality"
+    command = mending.split(path) if len(shape) == 4 and shape[3] > 1 else None
+    return FileError(path, f"shape {shape}, expected one 3-D volume", remedy, command)
 
 
 def _check_extent(path: Path, affine: Float64[np.ndarray, "4 4"], shape: tuple[int, ...]) -> None:
@@ -92,15 +94,20 @@ def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
 def _content(path: Path) -> bytes:
     """The bytes of the NIfTI stream; gzip is read to its end, so that its checksum is verified."""
     try:
-        content = Path(path).read_bytes()
+        content = path.read_bytes()
         if not content:
             raise FileError(path, "the file has zero bytes", "copy or download it again")
-        return gzip.decompress(content) if Path(path).name.lower().endswith(".gz") else content
+        if path.name.lower().endswith(".gz") and _is_nifti(content):
+            remedy, plain = "rename it to .nii", path.name[: -len(".gz")]
+            raise FileError(
+                path, "the file is not compressed, although its name says so", remedy, mending.rename(path, plain)
+            )
+        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
     except gzip.BadGzipFile as error:
         raise FileError(
             path,
             f"not a valid gzip file ({error})",
-            "copy or download it again, or rename it to .nii if it is not compressed",
+            "copy or download it again",
         ) from error
     except (EOFError, zlib.error) as error:
         raise FileError(
@@ -113,15 +120,24 @@ def _content(path: Path) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
-    # The format's first field is the size of its header, in either byte order. Looking first keeps nibabel from
-    # logging its attempts to repair what was never NIfTI.
+    # Looking first keeps nibabel from logging its attempts to repair what was never NIfTI.
     if content[:2] == b"\x1f\x8b":
-        raise FileError(path, "the file is compressed with gzip, which its name does not say", "rename it to .nii.gz")
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    if not sizes & {348, 540}:
+        command = mending.rename(path, path.name + ".gz")
+        found = "the file is compressed with gzip, which its name does not say"
+        raise FileError(path, found, "rename it to .nii.gz", command)
+    if not _is_nifti(content):
         raise FileError(path, "not a NIfTI file (no NIfTI header)", _CONVERT)
-    kind = nib.Nifti2Image if 540 in sizes else nib.Nifti1Image
+    kind = nib.Nifti2Image if 540 in _header_sizes(content) else nib.Nifti1Image
     try:
         return kind.from_bytes(content)
     except Exception as error:  # whatever nibabel stumbles over is the file's
         raise FileError(path, f"not a NIfTI file ({one_line(error)})", _CONVERT) from error
+
+
+def _is_nifti(content: bytes) -> bool:
+    return bool(_header_sizes(content) & {348, 540})
+
+
+def _header_sizes(content: bytes) -> set[int]:
+    """The format's first field is the size of its header, in either byte order."""
+    return {int.from_bytes(content[:4], order) for order in ("little", "big")}

@@ -132,7 +132,7 @@ ERRORS = (
     Damage("gzip cut in its checksum", {"t2": content(lambda b: b[:-4])}, "error", "truncated or damaged"),
     Damage("gzip cut in its header", {"t2": content(lambda b: b[:5])}, "error", "truncated or damaged"),
     Damage("another checksum", {"t1ce": content(lambda b: b[:-8] + b"abcd" + b[-4:])}, "error", "not a valid gzip"),
-    Damage("not gzip", {"t1": content(gzip.decompress)}, "error", "not a valid gzip file"),
+    Damage("not gzip", {"t1": content(gzip.decompress)}, "error", "not compressed"),
     Damage("an error page", {"t1": content(lambda b: b"<html>404 Not Found</html>")}, "error", "not a valid gzip file"),
     Damage("a packed error page", {"t1": stream(lambda b: b"<html>404</html>" * 40)}, "error", "not a NIfTI file"),
     Damage("nothing packed", {"t1": stream(lambda b: b"")}, "error", "not a NIfTI file"),

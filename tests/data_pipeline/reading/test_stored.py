@@ -45,7 +45,7 @@ def not_gzip(path: Path, rng) -> None:
     ("spoil", "fragment"),
     [
         (cut_gzip, "truncated or damaged"),
-        (not_gzip, "not a valid gzip file"),
+        (not_gzip, "the file is not compressed, although its name says so"),
         (lambda path, rng: path.write_bytes(b""), "zero bytes"),
         (lambda path, rng: path.write_bytes(gzip.compress(b"an error page of a server" * 40)), "not a NIfTI file"),
         (cut_header, "not a NIfTI file (Binary block is wrong size)"),

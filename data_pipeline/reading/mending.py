@@ -1,0 +1,60 @@
+"""Command lines that mend a file.
+
+Those in Python need what this project is installed with; `flirt` is FSL's, `mri_synthstrip` FreeSurfer's. They
+overwrite nothing: files are renamed, or written to the folder `mended` of the current one.
+"""
+
+import shlex
+from pathlib import Path
+
+_FOLDER = "mended"
+
+
+def rename(path: Path, name: str) -> str:
+    """Give the file another name."""
+    return f"mv -n {_q(path)} {_q(path.with_name(name))}"
+
+
+def agree(path: Path) -> str:
+    """Make qform and voxel sizes those of the affine that is used."""
+    return _python(path, "i = n.load(a); i.set_qform(i.affine, int(i.header['sform_code']) or 1); n.save(i, b)")
+
+
+def split(path: Path) -> str:
+    """One file for each volume of a 4-D file."""
+    volumes = "[n.save(v, b.replace('.nii', '_%d.nii' % k)) for k, v in enumerate(n.four_to_three(n.load(a)))]"
+    return _python(path, volumes)
+
+
+def strip(path: Path) -> str:
+    """Remove everything but the brain."""
+    return f"mkdir -p {_FOLDER} && mri_synthstrip -i {_q(path)} -o {_q(_mended(path))}"
+
+
+def regrid(path: Path, to: Path, *, label: bool) -> str:
+    """Bring a file to the grid of another: by their headers and, for an image, by registration."""
+    order = 0 if label else 3
+    by_header = _python(
+        path,
+        f"from nibabel.processing import resample_from_to as r; n.save(r(n.load(a), n.load(c), order={order}), b)",
+        to,
+    )
+    if label:
+        return by_header
+    registered = f"mkdir -p {_FOLDER} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
+    return f"# if both headers are right\n{by_header}\n# if the patient moved, or a header is wrong\n{registered}"
+
+
+def _python(path: Path, code: str, *others: Path) -> str:
+    """The code finds its files as a, b (mended) and c."""
+    names = ", ".join("abc"[: 2 + len(others)])
+    files = " ".join(map(_q, (path, _mended(path), *others)))
+    return f"mkdir -p {_FOLDER} && python -c {_q(f'import sys, nibabel as n; {names} = sys.argv[1:]; {code}')} {files}"
+
+
+def _mended(path: Path) -> Path:
+    return Path(_FOLDER, path.name)
+
+
+def _q(text: object) -> str:
+    return shlex.quote(str(text))

@@ -68,8 +68,8 @@ def _report(problems: list[str], total: int, skip_option: str, *, skip_bad: bool
     lines = "".join(f"\n  {problem}" for problem in problems)
     if not skip_bad:
         raise InputError(
-            f"{len(problems)} of {total} cases cannot be used; repair them (data_pipeline.check says how), or leave them "
-            f"out with {skip_option}:{lines}"
+            f"{len(problems)} of {total} cases cannot be used; repair them (data_pipeline.check says how), or leave "
+            f"them out with {skip_option}:{lines}"
         )
     print(f"left out {len(problems)} of {total} cases:{lines}", file=sys.stderr)
 

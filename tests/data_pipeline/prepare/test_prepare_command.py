@@ -83,7 +83,7 @@ def test_what_is_wrong_is_an_error_of_one_line_each(data, cache, tmp_path, capsy
     find_cases(data)[0].images["t1"].write_bytes(b"")
     assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 2
     said = capsys.readouterr().err
-    assert "error: 1 of 2 cases cannot be used; repair them" in said and "out with --skip-bad:" in said
+    assert "error: 1 of 2 cases cannot be used; repair them" in said and "them out with --skip-bad:" in said
     assert "Traceback" not in said
     assert main([str(data), "--cache", str(cache), "--workers", "0", "--skip-bad"]) == 0
     assert main([str(data), "--cache", str(cache), "--spacing", "1", "0", "1"]) == 2

@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accept-raw",
         action="store_true",
-        help="segment raw clinical scans (with skull, not on one grid of 1 mm) as they are; without it they are "
-        "refused with the commands that prepare them, as networks trained on BraTS fail on them",
+        help="segment raw clinical scans (with skull) as they are; without it they are refused with the commands that "
+        "prepare them, as networks trained on BraTS fail on them",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     return parser

@@ -31,7 +31,7 @@ def raw_scan(
     commands: bool,
     refuse: bool,
 ) -> list[Finding]:
-    """A case that was never preprocessed, by two signs together: a skull, and no common grid of 1 mm.
+    """A case that was never preprocessed: a skull in all modalities, or in some of them and no common grid of 1 mm.
 
     Args:
       case: its id.
@@ -44,7 +44,7 @@ def raw_scan(
     coarse = [m for m in skulls if max(abs(s - 1) for s in grids[m].spacing) > SPACING_TOLERANCE]
     first, *others = grids.values()
     apart = any(compare_grids(first, other) for other in others)
-    if not skulls or not (coarse or apart):
+    if not skulls or not (coarse or apart or len(skulls) == len(grids)):
         return []
     signs = [f"skull in {', '.join(skulls)}"]
     signs += [f"spacing {spacings[m]} mm of {m}" for m in coarse]

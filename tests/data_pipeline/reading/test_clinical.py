@@ -36,6 +36,16 @@ def test_a_raw_scan_is_recognised_and_answered_with_commands(tmp_path, rng):
     assert "flirt" in finding.command
 
 
+def test_a_skull_in_every_modality_is_enough(tmp_path, rng):
+    case = one_case(tmp_path, rng, label=False)
+    for path in case.images.values():
+        rewrite(path, with_skull)
+    (finding,) = raw_findings(case)
+    assert "(skull in t1, t1ce, t2, flair)" in finding.found
+    with pytest.raises(InputError, match="raw clinical scans"):
+        load_subject(case, 1.0, ["flair"], refuse_raw=True)
+
+
 def test_one_sign_alone_is_not_enough(tmp_path, rng):
     skull = one_case(tmp_path / "a", rng)
     rewrite(skull.images["t1"], with_skull)

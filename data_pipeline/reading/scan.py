@@ -12,12 +12,15 @@ from scipy import ndimage
 from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import FileError
+from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
 from data_pipeline.reading.findings import Finding, Refusal, error_of
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
 from data_pipeline.reading.stored import open_nifti
+
+Crop = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ def inspect_case(
         return Inspection(None, tuple(findings))
     grids = {m: volume.geometry() for m, volume in volumes.items()}
     reference = next(iter(grids.values()))
-    findings += _check_grids([*grids.values()], read[1] if read else None, ignore_affine)
+    on_grids = _check_grids([*grids.values()], read[1] if read else None, ignore_affine)
+    findings += on_grids
     findings += check_distinct(volumes)
     checked = {m: check_image(volumes.pop(m)) for m in grids}
     findings += [finding for image in checked.values() for finding in image.findings]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.check.report import CaseReport
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES
+from data_pipeline.reading.copies import find_copies
 from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
 
 VERSION = 1
@@ -17,23 +18,9 @@ VERSION = 1
 
 def check_dataset(reports: Sequence[CaseReport]) -> list[Finding]:
     """What shows only in several cases together: the same image in two of them."""
-    holders: dict[tuple[Modality, tuple[int, ...] | None, int], list[CaseReport]] = defaultdict(list)
-    for report in reports:
-        for m, mark in report.marks.items():
-            holders[m, report.shape, mark].append(report)
-    shared: dict[tuple[str, ...], list[Modality]] = defaultdict(list)
-    for (m, _, _), alike in holders.items():
-        if len(alike) > 1:
-            shared[tuple(report.case.id for report in alike)].append(m)
-    return [
-        Finding(
-            "warning",
-            None,
-            f"cases {', '.join(names)} have the same {', '.join(modalities)}",
-            "remove the copies, or one patient is trained and validated on",
-        )
-        for names, modalities in shared.items()
-    ]
+    return find_copies(
+        (report.case.id, {m: (report.shape, mark) for m, mark in report.marks.items()}) for report in reports
+    )
 
 
 def count_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> dict[Severity, int]:

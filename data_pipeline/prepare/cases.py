@@ -1,17 +1,19 @@
 """Prepare the cases that are not in the cache yet, in several processes."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from data_pipeline.conventions import Modality
 from data_pipeline.errors import InputError
 from data_pipeline.every_case import every_case
 from data_pipeline.formats import Case
 from data_pipeline.prepare.entry import PreparedCase, entry_folder, write_entry
 from data_pipeline.prepare.key import Settings, hash_files, require_unchanged, stamps
 from data_pipeline.prepare.survey import survey_cases
+from data_pipeline.reading.copies import find_copies
 from data_pipeline.reading.findings import Severity, digest
 from data_pipeline.reading.subject import load_subject
 from data_pipeline.resample import as_spacing
@@ -63,10 +65,24 @@ def prepare_cases(
         known=survey.prepared,
     )
     if progress:
-        findings = [(case.id, finding) for case in prepared for finding in case.findings]
-        for line in (line for severity, shown in SHOWN.items() for line in digest(findings, severity, shown)):
+        for line in _unusual(prepared):
             print(line, file=sys.stderr)
     return prepared
+
+
+def _unusual(cases: Sequence[PreparedCase]) -> Iterator[str]:
+    """What a person should know before training on them."""
+    for finding in find_copies((case.id, _image_hashes(case)) for case in cases):
+        yield f"{finding.severity}: {finding}"
+    findings = [(case.id, finding) for case in cases for finding in case.findings]
+    for severity, shown in SHOWN.items():
+        yield from digest(findings, severity, shown)
+
+
+def _image_hashes(case: PreparedCase) -> dict[Modality, str]:
+    """Of a 4-D file, which holds all modalities, one stands for all."""
+    files = case.modalities[:1] if case.source.channels else case.modalities
+    return {m: case.sha256[m] for m in files}
 
 
 def _prepare_case(case: Case, settings: Settings, cache: Path) -> PreparedCase | str:

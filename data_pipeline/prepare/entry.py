@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,7 @@ class PreparedCase:
       shape: of the arrays, without channels.
       source: the case's own files.
       findings: what was repaired, recognised or looks suspicious, with the names of files alone.
+      sha256: of the source's files, by modality and "label".
     """
 
     id: str
@@ -44,6 +46,7 @@ class PreparedCase:
     shape: tuple[int, int, int]
     source: Case
     findings: tuple[Finding, ...] = field(default=())
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, case: Case) -> Self | None:
@@ -53,7 +56,7 @@ class PreparedCase:
             return None
         d, h, w = meta["shape"]
         findings = tuple(Finding.from_json(finding) for finding in meta["findings"])
-        return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, findings)
+        return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, findings, meta["sha256"])
 
     def images(self) -> Float32[np.memmap, "d h w c"]:
         """All of `MODALITIES` as `Subject.images`, memory-mapped: a slice reads only its part of the file."""

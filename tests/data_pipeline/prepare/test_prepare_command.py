@@ -70,6 +70,14 @@ def test_suspicious_files_are_warned_of_each_time(data, cache, capsys):
         assert any(line.startswith(f"warning: {case.id}: ") and f"{names} are identical" in line for line in lines)
 
 
+def test_the_same_image_in_two_cases_is_warned_of(data, cache, capsys):
+    one, two = find_cases(data)
+    for m in ("t1", "flair"):
+        shutil.copy(one.images[m], two.images[m])
+    assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 0
+    assert f"warning: cases {one.id}, {two.id} have the same t1, flair; remove the copies" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(data, cache, capsys, monkeypatch):
     assert main([str(data), "--cache", str(cache), "--dry-run"]) == 0
     assert "2 to prepare: about " in capsys.readouterr().out

@@ -8,8 +8,8 @@ from tests.data_pipeline.cases import write_case
 def test_swaps_of_a_phantom_are_counted(tmp_path, capsys):
     make_phantoms(tmp_path, 1, 0, 2.0, 1, progress=False)
     assert swaps.main([str(tmp_path)]) == 0
-    title, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("1 cases;")
+    title, *lines, labels = capsys.readouterr().out.splitlines()
+    assert title.startswith("1 cases;") and labels == "labels of other cases noticed: 0 of 0"
     found = {name: (with_label, without) for name, with_label, without in map(str.split, lines)}
     assert len(found) == 7
     assert found["none"] == ("0", "0")

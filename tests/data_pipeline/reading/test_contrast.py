@@ -64,6 +64,16 @@ def test_t1_and_t1ce_are_told_apart_by_enhancing_tumour(scans):
     assert found and all(f[0].found == "the labelled enhancing tumour is brighter on T1 than on T1CE" for f in found)
 
 
+def test_the_label_of_another_patient(scans):
+    for case, scan in scans:
+        for modalities in (MODALITIES, ("flair",), ("t2", "flair")):
+            images = {m: scan.images[m] for m in modalities}
+            # Behind the front of the brain where it was at the back, and the other way round.
+            classes = np.roll(scan.classes[scan.crop], scan.mask.shape[1] // 2, axis=1)
+            found = {f.file: f.found for f in check_contrast(images, scan.mask, classes, case.images, VOXEL_ML)}
+            assert "is the label another patient's?" in found[case.images["flair"]]
+
+
 def test_a_fragment_is_not_judged(scans):
     case, scan = scans[0]
     small = scan.mask.copy()

@@ -1,14 +1,23 @@
-"""Every ratio of a run as a bar on a logarithmic axis."""
+"""Every ratio of a run as a bar on a logarithmic axis.
 
+`python -m experiments.benchmark.picture FOUND.json [FOUND.json ...] -o PICTURE.png` draws runs again, several as one: a
+part that is in two of them is taken from the later one.
+"""
+
+import argparse
 import io
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from data_pipeline.command_line import run_command
+from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
 from experiments.benchmark.figures import Part
+from experiments.benchmark.report import read_parts
 
 _AHEAD, _BEHIND = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito (2008)."""
@@ -44,3 +53,22 @@ def draw(parts: Mapping[str, Part], path: Path) -> None:
     canvas.savefig(content, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draws what was found before."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.picture", description=__doc__)
+    parser.add_argument("found", type=Path, nargs="+", metavar="FOUND.json", help="as experiments.benchmark wrote it")
+    parser.add_argument("-o", "--output", type=Path, metavar="PNG", required=True, help="the picture")
+    args = parser.parse_args(arguments)
+    parts: dict[str, Part] = {}
+    for file in args.found:
+        parts |= read_parts(file)
+    if not parts:
+        raise InputError(f"{args.found[0]}: no part was measured; run experiments.benchmark --json first")
+    draw(parts, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

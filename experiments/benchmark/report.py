@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from data_pipeline.errors import FileError
 from data_pipeline.files import write_atomically
 from experiments.benchmark.figures import Figure, Options, Part
 
@@ -51,6 +52,22 @@ class Report:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+
+
+def read_parts(path: Path) -> dict[str, Part]:
+    """The parts of a report that `Report.write` wrote.
+
+    Raises:
+      FileError: it is not there or no such report.
+    """
+    try:
+        parts = json.loads(path.read_bytes())["parts"]
+        return {
+            name: Part(part["name"], [Figure(**figure) for figure in part["figures"]], part["notes"])
+            for name, part in parts.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(path, f"no report of the benchmark ({error})", "expected what --json writes") from error
 
 
 def show_machine(report: Report, console: Console) -> None:

@@ -4,8 +4,9 @@ from types import ModuleType
 
 import pytest
 
+from data_pipeline.errors import InputError
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import machine
+from experiments.benchmark import machine, picture
 from experiments.benchmark.figures import Figure, Part
 
 MACHINE = {"system": "", "cpu": "a CPU", "cores": 2, "memory_gb": 8, "platform": "cpu", "devices": ["cpu"], "load": 0}
@@ -120,3 +121,23 @@ def test_the_plot_is_drawn_with_and_without_ratios(parts, tmp_path, measure):
     path = tmp_path / "found.png"
     benchmark.main(["--plot", str(path)])
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_found_is_drawn_again_and_the_later_report_counts(parts, tmp_path, capsys):
+    earlier, later, again = (tmp_path / name for name in ("earlier.json", "later.json", "again.png"))
+    parts(good=lambda options: Part("good", [Figure("work", "s", 3.0, {"them": 3.0}, 1.0)], []))
+    benchmark.main(["--json", str(earlier)])
+    parts(good=good)
+    benchmark.main(["--json", str(later), "--plot", str(tmp_path / "found.png")])
+    assert picture.main([str(earlier), str(later), "-o", str(again)]) == 0
+    assert again.read_bytes() == (tmp_path / "found.png").read_bytes()
+    assert picture.main([str(later), str(earlier), "-o", str(again)]) == 0
+    assert again.read_bytes() != (tmp_path / "found.png").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"parts": {"good": {}}}', b'{"parts": {}}'])
+def test_what_is_no_report_is_not_drawn(tmp_path, content):
+    (tmp_path / "found.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"found\.json: no (report of the benchmark|part was measured)"):
+        picture.main([str(tmp_path / "found.json"), "-o", str(tmp_path / "again.png")])
+    assert not (tmp_path / "again.png").exists()

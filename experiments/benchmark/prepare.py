@@ -45,8 +45,8 @@ def measure(options: Options) -> Part:
         [
             f"{CASES} cases as gzipped NIfTI; voxels left by the crop of the last: {voxels}",
             "ours checks files (gzip's checksum, NaN, background, grid) and hashes them for the cache's "
-            "name; nnU-Net's writes compressed files (blosc2), ours .npy to be mapped into memory, and waits until they "
-            "are on the disk",
+            "name; nnU-Net's writes compressed files (blosc2), ours .npy to be mapped into memory, and waits until "
+            "they are on the disk",
             f"{DATA_SET:,} cases on {CORES} cores, if these wait neither for the disk nor for each other: "
             + ", ".join(
                 f"{name} {_minutes(side.median / CASES):.1f} minutes"

@@ -112,7 +112,7 @@ def check_spacing(geometry: Geometry) -> list[Finding]:
             "warning",
             geometry.source,
             f"spacing {' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm, not the 1 mm of BraTS",
-            "it is resampled to the spacing of the run; detail that is not in the file does not come back",
+            "cases are resampled to the spacing of the run; detail finer than that of the file does not come back",
         )
     ]
 

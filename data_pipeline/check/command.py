@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
 from data_pipeline.formats import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
-from data_pipeline.reading.findings import REPEATED, Finding
+from data_pipeline.reading.findings import Finding, common_words
 
 LONG = 5
 """Lines of a command list that is printed once; others differ by file names alone, and the report has all."""
@@ -85,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> None:
     """Errors and warnings, case by case, but what many cases share once; notes are counted."""
-    holders = Counter(key for report in reports for key in {_words(finding) for finding in report.findings})
-    common = {key for key, count in holders.items() if count > REPEATED and key[0] == "warning"}
+    held = [(report.case.id, finding) for report in reports for finding in report.findings]
+    common = common_words(held, "warning")
     long_shown = False
     for report in reports:
-        problems = [f for f in report.findings if f.severity != "note" and _words(f) not in common]
+        problems = [f for f in report.findings if f.severity != "note" and f.brief() not in common]
         if problems:
             print(f"\n{report.case.id}")
         for finding in problems:
@@ -99,9 +98,9 @@ def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) 
                 commands = ["(commands as above for this case are in the report)"]
             long_shown |= len(commands) >= LONG
             _print_commands(commands)
-    examples = {_words(finding): finding for report in reports for finding in report.findings}
-    for words in sorted(common):
-        print(f"\n{words[0]} in {holders[words]} cases: {examples[words].brief()}")
+    examples = {finding.brief(): finding for _, finding in held}
+    for words, count in common.items():
+        print(f"\nwarning in {count} cases: {words}")
         _print_commands((examples[words].command or "").splitlines())
     for finding in findings:
         print(f"\n{finding.severity}: {finding}")
@@ -110,10 +109,6 @@ def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) 
 def _print_commands(lines: Sequence[str]) -> None:
     for line in lines:
         print(f"    {line}")
-
-
-def _words(finding: Finding) -> tuple[str, str, str]:
-    return finding.severity, finding.found, finding.remedy
 
 
 def _write(path: Path, text: str) -> None:

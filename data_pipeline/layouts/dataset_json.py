@@ -105,8 +105,7 @@ def read_dataset_json(file: Path) -> DatasetJson:
 
     Raises:
       FileError: it cannot be read or is of another form, channels are not counted from 0, one is of no known
-        modality, two are of one, or the
-        files are not NIfTI.
+        modality, two are of one, or the files are not NIfTI.
     """
     try:
         content = TypeAdapter(_Content).validate_json(file.read_bytes())

@@ -1,5 +1,6 @@
 """Prepare the cases that are not in the cache yet, in several processes."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ def prepare_cases(
     skip_option: str = "--data.skip_bad true",
     progress: bool = True,
     ignore_affine: bool = False,
+    remove_outdated: bool = False,
 ) -> list[PreparedCase]:
     """Prepare all cases that are not in the cache yet, and return all, in the order given.
 
@@ -44,6 +46,7 @@ def prepare_cases(
       skip_option: the command's option for that; for display.
       progress: say on stderr what there is to do and what is unusual about the cases, and show a progress bar.
       ignore_affine: see `load_subject`.
+      remove_outdated: at the end, remove the entries of former contents of the cases that are prepared.
 
     Raises:
       InputError: they will not fit on the disk; cases that cannot be used, all listed at once, one per
@@ -67,6 +70,11 @@ def prepare_cases(
     if progress:
         for line in _unusual(prepared):
             print(line, file=sys.stderr)
+    if remove_outdated:
+        former = [folder for case in prepared for folder in survey.outdated.get(case.id, ())]
+        for folder in former:
+            shutil.rmtree(folder)
+        print(f"removed {len(former)} entries of files that have changed", file=sys.stderr)
     return prepared
 
 

@@ -1,7 +1,6 @@
 """The command line of the preparation."""
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,13 +53,8 @@ def _prepare(options: argparse.Namespace) -> int:
         skip_bad=options.skip_bad,
         skip_option="--skip-bad",
         ignore_affine=options.ignore_affine,
+        remove_outdated=options.remove_outdated,
     )
-    if options.remove_outdated:
-        # Looked up again: only now is what takes their place there.
-        again = survey_cases(cases, Settings(spacing, options.ignore_affine), cache, workers=options.workers)
-        for folder in again.outdated_folders:
-            shutil.rmtree(folder)
-        print(f"removed {len(again.outdated_folders)} entries of files that have changed", file=sys.stderr)
     print(_summary(prepared, cache))
     return 0
 

@@ -45,16 +45,12 @@ class Survey:
         """How many cases are to be prepared."""
         return self.total - len(self.prepared)
 
-    @property
-    def outdated_folders(self) -> list[Path]:
-        """All entries of former contents."""
-        return [folder for folders in self.outdated.values() for folder in folders]
-
     def lines(self) -> list[str]:
         """In words: cases, how many are prepared, disk use."""
         lines = [f"{self.total} cases, {len(self.prepared)} of them prepared already in {self.cache}"]
         if self.outdated:
-            size = in_words(sum(file.stat().st_size for folder in self.outdated_folders for file in folder.iterdir()))
+            former = [folder for folders in self.outdated.values() for folder in folders]
+            size = in_words(sum(file.stat().st_size for folder in former for file in folder.iterdir()))
             lines.append(
                 f"{len(self.outdated)} cases changed since they were prepared, first {next(iter(self.outdated))}; "
                 f"their former entries hold {size} (prepare --remove-outdated)"

@@ -87,6 +87,13 @@ class Refusal(InputError):
         return type(self), (self.errors,)
 
 
+def common_words(findings: Iterable[tuple[str, Finding]], severity: Severity) -> dict[str, int]:
+    """What more than `REPEATED` cases share word for word but for the file, with the number of cases, most first."""
+    said = {(case, finding.brief()) for case, finding in findings if finding.severity == severity}
+    holders = Counter(words for _, words in said)
+    return {words: count for words, count in sorted(holders.items(), key=lambda h: (-h[1], h[0])) if count > REPEATED}
+
+
 def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: int) -> list[str]:
     """The findings of one severity of many cases in a few lines.
 
@@ -96,12 +103,11 @@ def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: i
       shown: lines at most, beside one that counts the rest.
 
     Returns:
-      First what more than `REPEATED` cases share but for the file, once for all of them; then the others, case by case.
+      First what many cases share (`common_words`), once for all of them; then the others, case by case.
     """
     chosen = [(case, finding) for case, finding in findings if finding.severity == severity]
-    holders = Counter(words for _, words in {(case, finding.brief()) for case, finding in chosen})
-    common = [words for words, count in holders.most_common() if count > REPEATED]
-    lines = [f"{severity}: {words} (in {holders[words]} cases)" for words in common]
+    common = common_words(chosen, severity)
+    lines = [f"{severity}: {words} (in {count} cases)" for words, count in common.items()]
     lines += [f"{severity}: {case}: {finding.note()}" for case, finding in chosen if finding.brief() not in common]
     more = len(lines) - shown
     return lines if more <= 0 else [*lines[:shown], f"{severity}: and {more} more; data_pipeline.check lists all"]

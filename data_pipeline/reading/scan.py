@@ -12,7 +12,7 @@ from scipy import ndimage
 from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import FileError
-from data_pipeline.reading.alignment import check_alignment
+from data_pipeline.reading.alignment import Box, check_alignment
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
@@ -20,7 +20,7 @@ from data_pipeline.reading.findings import Finding, Refusal, error_of
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
 from data_pipeline.reading.stored import open_nifti
 
-Crop = tuple[slice, slice, slice]
+Crop = Box
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """NIfTI files that belong to no case: what a wrong name would otherwise hide."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,7 +53,8 @@ def _beside_cases(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iter
     for folder in sorted(unused.keys() & inside.keys()):
         for case in inside[folder]:
             alone = len(inside[folder]) == 1
-            files = [file for file in unused[folder] if alone or file.name.startswith(case.id)]
+            own = re.compile(rf"{re.escape(case.id)}(?![A-Za-z0-9]).*")
+            files = [file for file in unused[folder] if alone or own.fullmatch(file.name)]
             if case.id in wanting and files:
                 found = f"{case.id} has no {', '.join(wanting[case.id])}, but beside its files {_names(files)}"
                 yield Finding("warning", None, found, _RENAME)

@@ -1,13 +1,11 @@
 """Command lines that mend a file.
 
 Those in Python need what this project is installed with; `flirt` is FSL's, `mri_synthstrip` FreeSurfer's. They
-overwrite nothing: files are renamed, or written to the folder `mended` of the current one.
+overwrite no file of the data set: files are renamed, or written under their whole path to the folder `mended`.
 """
 
 import shlex
 from pathlib import Path
-
-_FOLDER = "mended"
 
 
 def rename(path: Path, name: str) -> str:
@@ -22,13 +20,13 @@ def agree(path: Path) -> str:
 
 def split(path: Path) -> str:
     """One file for each volume of a 4-D file."""
-    volumes = "[n.save(v, b.replace('.nii', '_%d.nii' % k)) for k, v in enumerate(n.four_to_three(n.load(a)))]"
-    return _python(path, volumes)
+    name = "f'_{k}.nii'.join(b.rsplit('.nii', 1))"
+    return _python(path, f"[n.save(v, {name}) for k, v in enumerate(n.four_to_three(n.load(a)))]")
 
 
 def strip(path: Path) -> str:
     """Remove everything but the brain."""
-    return f"mkdir -p {_FOLDER} && mri_synthstrip -i {_q(path)} -o {_q(_mended(path))}"
+    return f"{_make_room(path)} && mri_synthstrip -i {_q(path)} -o {_q(_mended(path))}"
 
 
 def regrid(path: Path, to: Path, *, label: bool) -> str:
@@ -41,7 +39,7 @@ def regrid(path: Path, to: Path, *, label: bool) -> str:
     )
     if label:
         return by_header
-    registered = f"mkdir -p {_FOLDER} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
+    registered = f"{_make_room(path)} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
     return f"# if both headers are right\n{by_header}\n# if the patient moved, or a header is wrong\n{registered}"
 
 
@@ -49,11 +47,17 @@ def _python(path: Path, code: str, *others: Path) -> str:
     """The code finds its files as a, b (mended) and c."""
     names = ", ".join("abc"[: 2 + len(others)])
     files = " ".join(map(_q, (path, _mended(path), *others)))
-    return f"mkdir -p {_FOLDER} && python -c {_q(f'import sys, nibabel as n; {names} = sys.argv[1:]; {code}')} {files}"
+    return f"{_make_room(path)} && python -c {_q(f'import sys, nibabel as n; {names} = sys.argv[1:]; {code}')} {files}"
+
+
+def _make_room(path: Path) -> str:
+    return f"mkdir -p {_q(_mended(path).parent)}"
 
 
 def _mended(path: Path) -> Path:
-    return Path(_FOLDER, path.name)
+    """Files of several cases may have one name."""
+    absolute = path.absolute()
+    return Path("mended", absolute.relative_to(absolute.anchor))
 
 
 def _q(text: object) -> str:

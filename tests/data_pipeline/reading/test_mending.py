@@ -21,6 +21,10 @@ def run(command: str, folder: Path) -> None:
     subprocess.run(["bash", "-ec", command], cwd=folder, check=True, env={**os.environ, "PATH": path})
 
 
+def mended(folder: Path, file: Path) -> Path:
+    return folder / "mended" / file.relative_to("/")
+
+
 def commands(case) -> list[Finding]:
     return [finding for finding in inspect_case(case).findings if finding.command]
 
@@ -51,7 +55,7 @@ def test_headers_that_contradict_themselves(tmp_path, rng):
     before = {m: read_image(path) for m, path in case.images.items()}
     for finding in found:
         run(finding.command, tmp_path)
-        (tmp_path / "mended" / finding.file.name).replace(finding.file)
+        mended(tmp_path, finding.file).replace(finding.file)
     assert commands(case) == []
     for m, path in case.images.items():
         np.testing.assert_array_equal(read_image(path).data, before[m].data)
@@ -79,7 +83,7 @@ def test_a_file_of_several_volumes_is_split(tmp_path, rng):
     rewrite(path, lambda v: np.stack([v, v + 1], axis=-1))
     (finding,) = commands(case)
     run(finding.command, tmp_path)
-    first, second = (tmp_path / "mended" / path.name.replace(".nii", f"_{k}.nii") for k in (0, 1))
+    first, second = (mended(tmp_path, path.with_name(path.name.replace(".nii", f"_{k}.nii"))) for k in (0, 1))
     np.testing.assert_array_equal(read_image(first).data + 1, read_image(second).data)
 
 
@@ -95,15 +99,15 @@ def test_a_file_on_another_grid_is_resampled_by_its_header(tmp_path, rng):
     assert [finding.file for finding in found] == [case.images["flair"], case.label]
     for finding in found:
         run("\n".join(line for line in finding.command.splitlines() if "flirt" not in line), tmp_path)
-        mended = nib.load(tmp_path / "mended" / finding.file.name)
-        np.testing.assert_array_equal(np.asarray(mended.dataobj)[:, :, 2:], kept[finding.file])
-        np.testing.assert_array_equal(np.asarray(mended.dataobj)[:, :, :2], 0)
-        (tmp_path / "mended" / finding.file.name).replace(finding.file)
+        image = nib.load(mended(tmp_path, finding.file))
+        np.testing.assert_array_equal(np.asarray(image.dataobj)[:, :, 2:], kept[finding.file])
+        np.testing.assert_array_equal(np.asarray(image.dataobj)[:, :, :2], 0)
+        mended(tmp_path, finding.file).replace(finding.file)
     assert commands(case) == [] and inspect_case(case).scan.reference.shape == reference.shape
 
 
 def test_programs_of_others_are_called_as_they_expect(tmp_path):
     path, to = tmp_path / "a b.nii.gz", tmp_path / "t1.nii.gz"
-    assert f"flirt -in '{path}' -ref {to} -dof 6 -out 'mended/a b.nii.gz'" in regrid(path, to, label=False)
+    assert f"flirt -in '{path}' -ref {to} -dof 6 -out 'mended{path}'" in regrid(path, to, label=False)
     assert "flirt" not in regrid(path, to, label=True)
-    assert strip(path).endswith(f"mri_synthstrip -i '{path}' -o 'mended/a b.nii.gz'")
+    assert strip(path).endswith(f"mri_synthstrip -i '{path}' -o 'mended{path}'")

@@ -4,7 +4,7 @@ Every labelled case is looked at as it is, with any two or more of its modalitie
 line counts false alarms. Then each file is mirrored in each of the seven ways, in the whole case and in parts of it:
 about the centre of its grid (an array flipped under an unchanged header) and about that of the brain (which happens
 where it was registered afterwards). Noticed is what is named together with its mirroring, and alone or, where one file
-stands against one, with the other.
+stands against one, with the other. The last line is about images that lie a few millimetres off and are not mirrored.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from data_pipeline.reading.nifti import read_image, read_label
 Name = Modality | Literal["label"]
 PARTS: tuple[tuple[Modality, ...], ...] = (MODALITIES, ("t1ce", "t2", "flair"), ("t1ce", "flair"))
 CENTRES = ("grid", "brain")
+SHIFTS_MM = (4, 6)
 WHOLE: Box = (slice(None), slice(None), slice(None))
 
 
@@ -40,6 +41,7 @@ class Files:
     case: Case
     images: dict[Modality, CheckedImage]
     classes: UInt8[np.ndarray, "d h w"]
+    spacing: tuple[float, float, float]
 
     @property
     def brain(self) -> tuple[Box, Bool[np.ndarray, "d2 h2 w2"]]:
@@ -61,6 +63,15 @@ class Files:
         changed = replace(image, data=_flip(image.data, axes, box), foreground=_flip(image.foreground, axes, box))
         return replace(self, images={**self.images, name: changed})
 
+    def shift(self, modality: Modality, axis: int, distance: float) -> "Files":
+        """One image moved along an axis; distance in mm."""
+        voxels = round(distance / self.spacing[axis])
+        image = self.images[modality]
+        changed = replace(
+            image, data=np.roll(image.data, voxels, axis), foreground=np.roll(image.foreground, voxels, axis)
+        )
+        return replace(self, images={**self.images, modality: changed})
+
     def check(self, *, labelled: bool) -> list[Finding]:
         """With or without the label."""
         known = (self.classes, self.case.label) if labelled else ()
@@ -76,7 +87,8 @@ def read(case: Case) -> Files:
     """A labelled case."""
     assert case.label is not None
     images = {m: check_image(read_image(path, case.channels.get(m))) for m, path in case.images.items()}
-    return Files(case, images, read_label(case.label, case.convention)[0])
+    classes, grid = read_label(case.label, case.convention)
+    return Files(case, images, classes, grid.spacing)
 
 
 def false_alarms(files: Files) -> tuple[int, int]:
@@ -94,6 +106,14 @@ def noticed(files: Files, name: Name, axes: Sequence[int], centre: str, *, label
     return len(found) == 1 and found[0].found.endswith(flip_name(axes)) and (one_to_one or found[0].file == path)
 
 
+def shifted(files: Files, distance: float) -> Int64[np.ndarray, "2 2"]:
+    """Suspected and tried with one image moved, left-right and along the other axes."""
+    counts = np.zeros((2, 2), int)
+    for m, axis, sign in product(files.images, range(3), (1, -1)):
+        counts[int(axis != 0)] += (bool(files.shift(m, axis, sign * distance).check(labelled=True)), 1)
+    return counts
+
+
 def _flip(voxels: Shaped[np.ndarray, "d h w"], axes: Sequence[int], box: Box) -> Shaped[np.ndarray, "d h w"]:
     flipped = voxels.copy()
     flipped[box] = np.flip(voxels[box], tuple(axes))
@@ -108,9 +128,11 @@ def _count(arguments: Sequence[str]) -> int:
         raise InputError("no case has a label and two modalities")
     alarms = np.zeros(2, int)
     found: dict[str, np.ndarray] = {}
+    moved = np.zeros((len(SHIFTS_MM), 2, 2), int)
     for case in cases:
         files = read(case)
         alarms += false_alarms(files)
+        moved += [shifted(files, distance) for distance in SHIFTS_MM]
         for part in (files.part(modalities) for modalities in PARTS if set(modalities) <= files.images.keys()):
             tried: list[tuple[Name, bool]] = [("label", True)]
             tried += [(m, labelled) for m in part.images for labelled in (True, False)]
@@ -122,6 +144,8 @@ def _count(arguments: Sequence[str]) -> int:
     print("noticed when mirrored about the grid: left-right, otherwise; about the brain: left-right, otherwise")
     for row, counts in found.items():
         print(f"{row:20}", *(f"{right:6} of {of:4}" for right, of in counts))
+    print("suspected with one image moved left-right, otherwise:", end="")
+    print(*(f" {mm} mm {a} of {b}, {c} of {d}" for mm, ((a, b), (c, d)) in zip(SHIFTS_MM, moved, strict=True)), sep=";")
     return 0
 
 

@@ -9,8 +9,9 @@ def test_mirrored_files_of_a_phantom_are_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mirrors, "PARTS", (("t1ce", "flair"),))
     make_phantoms(tmp_path, 1, 0, 2.0, 1, progress=False)
     assert mirrors.main([str(tmp_path)]) == 0
-    title, _, *lines = capsys.readouterr().out.splitlines()
+    title, _, *lines, moved = capsys.readouterr().out.splitlines()
     assert title == "1 cases; suspected as they are: 0 of 22 sets of their files"
+    assert moved.endswith("4 mm 0 of 8, 0 of 16; 6 mm 0 of 8, 0 of 16")
     found = {line[:20].strip(): line[20:].split() for line in lines}
     assert {row: columns[2::3] for row, columns in found.items()} == {
         "label of 2 and label": ["1", "6", "1", "6"],

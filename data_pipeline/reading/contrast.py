@@ -36,9 +36,7 @@ _CSF, _GREY, _WHITE = (3, 8), (15, 35), (60, 90)
 # CSF less white matter, in units of the spread between the 5th and 95th percentile. Patients and phantoms have
 # T1CE -0.88 to -0.50, T2 0.48 to 0.87, FLAIR -0.75 to -0.53; under a wrong name 0.11, 0.49 and -0.17 and up.
 _FLAIR_CSF, _T1CE_CSF, _T2_CSF = -0.3, -0.2, 0.0
-_BRIGHT_OEDEMA = (
-    0.75  # its rank on FLAIR under another patient's label: 0.39 to 0.67 in patients, 0.18 to 1 in phantoms
-)
+_BRIGHT_OEDEMA = 0.75  # oedema's rank on FLAIR below which the label cannot be this patient's
 _RANK_MARGIN = 0.03  # oedema's rank: FLAIR 0.98 to 1, T1 and T1CE up to 0.88; T1CE above T1 by 0.08 and more
 
 

@@ -12,9 +12,8 @@ mirrorings along the canonical axes, two at once being a half turn (RAS taken fo
 Measured by `experiments.mirrors` on 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms. As they are, none
 of 488 sets of two or more of their files is suspected. With four, three and two images, with and without a label, a
 file mirrored left-right is noticed and named in all of 944 trials, mirrored otherwise in 5,657 of 5,664 (one phantom
-has the other 7).
-An image that lies 4 mm off is never suspected (0 of 552); 6 mm to one side looks like a mirroring in 9 of 184 trials, all
-of them among the patients' 24.
+has the other 7). An image that lies 4 mm off is never suspected (0 of 552); 6 mm to one side looks like a mirroring in
+9 of 184 trials, all of them among the patients' 24.
 """
 
 import math

@@ -34,6 +34,7 @@ def prepare_cases(
     progress: bool = True,
     ignore_affine: bool = False,
     remove_outdated: bool = False,
+    verify: bool = False,
 ) -> list[PreparedCase]:
     """Prepare all cases that are not in the cache yet, and return all, in the order given.
 
@@ -47,16 +48,19 @@ def prepare_cases(
       progress: say on stderr what there is to do and what is unusual about the cases, and show a progress bar.
       ignore_affine: see `load_subject`.
       remove_outdated: at the end, remove the entries of former contents of the cases that are prepared.
+      verify: read the entries that are there, and prepare those anew whose arrays are not what was written.
 
     Raises:
       InputError: they will not fit on the disk; cases that cannot be used, all listed at once, one per
         line; no case is left; the cache cannot be written.
     """
     settings, cache = Settings(as_spacing(spacing), ignore_affine), Path(cache)
-    survey = survey_cases(cases, settings, cache, workers=workers, progress=progress)
+    survey = survey_cases(cases, settings, cache, workers=workers, progress=progress, verify=verify)
     if progress:
         print("\n".join(survey.lines()), file=sys.stderr)
     survey.require_space()
+    for folder in survey.damaged.values():
+        shutil.rmtree(folder)
     prepared = every_case(
         partial(_prepare_case, settings=settings, cache=cache),
         cases,

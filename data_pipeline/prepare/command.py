@@ -41,7 +41,8 @@ def _prepare(options: argparse.Namespace) -> int:
     print("\n".join(describe(cases, options.data)), file=sys.stderr)
     cache = prepared_folder(options.cache)
     if options.dry_run:
-        survey = survey_cases(cases, Settings(spacing, options.ignore_affine), cache, workers=options.workers)
+        settings = Settings(spacing, options.ignore_affine)
+        survey = survey_cases(cases, settings, cache, workers=options.workers, verify=options.verify)
         print("\n".join(survey.lines()))
         survey.require_space()
         return 0
@@ -54,6 +55,7 @@ def _prepare(options: argparse.Namespace) -> int:
         skip_option="--skip-bad",
         ignore_affine=options.ignore_affine,
         remove_outdated=options.remove_outdated,
+        verify=options.verify,
     )
     print(_summary(prepared, cache))
     return 0
@@ -89,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         "--remove-outdated",
         action="store_true",
         help="after that, remove the entries of these cases' former contents; a training that reads them will fail",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the cases that are prepared already, and prepare those anew that were damaged on the disk",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     return parser

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.errors import FileError
 from data_pipeline.files import folder_atomically
 from data_pipeline.formats import Case
-from data_pipeline.prepare.key import KEY_DIGITS, entry_key
+from data_pipeline.prepare.key import KEY_DIGITS, entry_key, hash_file
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.subject import Subject
 
@@ -52,11 +53,21 @@ class PreparedCase:
     def open(cls, folder: Path, case: Case) -> Self | None:
         """The entry of a case; None where there is none, or what there is is not complete."""
         meta = read_meta(folder)
-        if meta is None or any(_size(folder / name) != meta["bytes"].get(name) for name in _ARRAYS):
+        if meta is None or any(_size(folder / name) != meta["written"][name]["bytes"] for name in _ARRAYS):
             return None
         d, h, w = meta["shape"]
         findings = tuple(Finding.from_json(finding) for finding in meta["findings"])
         return cls(case.id, case.patient, folder, tuple(meta["modalities"]), (d, h, w), case, findings, meta["sha256"])
+
+    def intact(self) -> bool:
+        """Whether every array still has the bytes that were written; reads all of them."""
+        meta = read_meta(self.folder)
+        try:
+            return meta is not None and all(
+                hash_file(self.folder / name) == meta["written"][name]["sha256"] for name in _ARRAYS
+            )
+        except FileError:
+            return False
 
     def images(self) -> Float32[np.memmap, "d h w c"]:
         """All of `MODALITIES` as `Subject.images`, memory-mapped: a slice reads only its part of the file."""
@@ -102,7 +113,7 @@ def write_entry(folder: Path, subject: Subject, settings: dict[str, Any], hashes
             "settings": settings,
             "sha256": hashes,
             # After a loss of power files may be there, but short.
-            "bytes": {name: _size(temporary / name) for name in _ARRAYS},
+            "written": {n: {"bytes": _size(temporary / n), "sha256": hash_file(temporary / n)} for n in _ARRAYS},
         }
         (temporary / _META).write_text(json.dumps(meta, indent=1))
 
@@ -113,7 +124,8 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         meta = json.loads((folder / _META).read_bytes())
     except (OSError, ValueError):
         return None
-    return meta if isinstance(meta, dict) and isinstance(meta.get("bytes"), dict) else None
+    whole = isinstance(meta, dict) and isinstance(meta.get("written"), dict) and meta["written"].keys() >= {*_ARRAYS}
+    return meta if whole else None
 
 
 def _size(path: Path) -> int:

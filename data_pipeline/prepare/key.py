@@ -13,7 +13,7 @@ from data_pipeline.errors import FileError, InputError
 from data_pipeline.formats import Case
 from data_pipeline.resample import Spacing
 
-VERSION = 4
+VERSION = 5
 """Raised whenever preparation gives other files for the same input; old cache entries are then not found."""
 
 KEY_DIGITS = 16
@@ -51,8 +51,18 @@ def hash_files(case: Case) -> dict[str, str]:
       InputError: there is no label file, or a file cannot be read.
     """
     files = _files(case)
-    hashes = {path: _hash_file(path) for path in set(files.values())}  # a 4-D file holds several modalities
+    hashes = {path: hash_file(path) for path in set(files.values())}  # a 4-D file holds several modalities
     return {name: hashes[path] for name, path in files.items()}
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of one file.
+
+    Raises:
+      FileError: it cannot be read.
+    """
+    with _readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamps(case: Case) -> dict[Path, tuple[int, ...]]:
@@ -90,11 +100,6 @@ def _stamp(path: Path) -> tuple[int, ...]:
     with _readable(path):
         status = path.stat()
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _hash_file(path: Path) -> str:
-    with _readable(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

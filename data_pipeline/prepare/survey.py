@@ -28,6 +28,7 @@ class Survey:
       cache: folder of the prepared cases.
       total: how many cases there are.
       prepared: entries that are there, by place among the cases.
+      damaged: entries whose arrays are not what was written, by the ids of their cases; looked for only on demand.
       outdated: entries with these settings and former contents, by the ids of cases whose files have changed since.
       needed: bytes that the other cases will take, estimated on the safe side.
       free: bytes on the disk.
@@ -36,6 +37,7 @@ class Survey:
     cache: Path
     total: int
     prepared: Mapping[int, PreparedCase]
+    damaged: Mapping[str, Path]
     outdated: Mapping[str, Sequence[Path]]
     needed: int
     free: int
@@ -48,6 +50,9 @@ class Survey:
     def lines(self) -> list[str]:
         """In words: cases, how many are prepared, disk use."""
         lines = [f"{self.total} cases, {len(self.prepared)} of them prepared already in {self.cache}"]
+        if self.damaged:
+            names = ", ".join(list(self.damaged)[:5]) + (", …" if len(self.damaged) > 5 else "")
+            lines.append(f"{len(self.damaged)} entries are damaged on the disk and will be prepared anew: {names}")
         if self.outdated:
             former = [folder for folders in self.outdated.values() for folder in folders]
             size = in_words(sum(file.stat().st_size for folder in former for file in folder.iterdir()))
@@ -74,24 +79,31 @@ class Survey:
 
 
 def survey_cases(
-    cases: Sequence[Case], settings: Settings, cache: Path, *, workers: int, progress: bool = False
+    cases: Sequence[Case],
+    settings: Settings,
+    cache: Path,
+    *,
+    workers: int,
+    progress: bool = False,
+    verify: bool = False,
 ) -> Survey:
     """Clear what killed processes left, and look every case up.
 
-    Only cases with an entry are hashed; of the others, one header is read.
+    Only cases with an entry are hashed; of the others, one header is read. To `verify` is to read the entries too.
     """
     remove_abandoned(cache, older_than=_ABANDONED)
     entries = _entries(cache)
-    look = partial(_look_up, entries=entries, settings=settings, cache=cache)
+    look = partial(_look_up, entries=entries, settings=settings, cache=cache, verify=verify)
     # Threads: hashing and reading leave the interpreter free.
     with ThreadPoolExecutor(max(1, workers)) as pool:
         found = list(
             tqdm(pool.map(look, cases), "Looking up cases", len(cases), leave=False, disable=not (progress and entries))
         )
-    prepared = {place: entry for place, (entry, _) in enumerate(found) if entry is not None}
-    outdated = {case.id: former for case, (_, former) in zip(cases, found, strict=True) if former}
+    prepared = {place: entry for place, (entry, _, _) in enumerate(found) if entry is not None}
+    damaged = {case.id: folder for case, (_, folder, _) in zip(cases, found, strict=True) if folder is not None}
+    outdated = {case.id: former for case, (_, _, former) in zip(cases, found, strict=True) if former}
     needed = sum(prepared_bytes(case, settings.spacing) for i, case in enumerate(cases) if i not in prepared)
-    return Survey(cache, len(cases), prepared, outdated, needed, _free_bytes(cache))
+    return Survey(cache, len(cases), prepared, damaged, outdated, needed, _free_bytes(cache))
 
 
 def _entries(cache: Path) -> dict[str, list[Path]]:
@@ -106,15 +118,15 @@ def _entries(cache: Path) -> dict[str, list[Path]]:
 
 
 def _look_up(
-    case: Case, entries: Mapping[str, Sequence[Path]], settings: Settings, cache: Path
-) -> tuple[PreparedCase | None, list[Path]]:
-    """The case's entry, and those of its former contents."""
+    case: Case, entries: Mapping[str, Sequence[Path]], settings: Settings, cache: Path, *, verify: bool
+) -> tuple[PreparedCase | None, Path | None, list[Path]]:
+    """The case's entry, or its folder if that was found damaged, and the entries of its former contents."""
     if not entries.get(case.id):
-        return None, []
+        return None, None, []
     try:
         hashes = hash_files(case)
     except InputError:  # said when the case is prepared
-        return None, []
+        return None, None, []
     described = settings.describe(case)
     entry = PreparedCase.open(entry_folder(cache, case.id, described, hashes), case)
     metas = {folder: read_meta(folder) for folder in entries[case.id]}
@@ -123,7 +135,9 @@ def _look_up(
         for folder, meta in metas.items()
         if meta and meta.get("settings") == described and meta.get("sha256") != hashes
     ]
-    return entry, sorted(former)
+    if entry is not None and verify and not entry.intact():
+        return None, entry.folder, sorted(former)
+    return entry, None, sorted(former)
 
 
 def _free_bytes(folder: Path) -> int:

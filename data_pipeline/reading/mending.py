@@ -39,8 +39,14 @@ def regrid(path: Path, to: Path, *, label: bool) -> str:
     )
     if label:
         return by_header
-    registered = f"{_make_room(path)} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
-    return f"# if both headers are right\n{by_header}\n# if the patient moved, or a header is wrong\n{registered}"
+    return (
+        f"# if both headers are right\n{by_header}\n# if the patient moved, or a header is wrong\n{register(path, to)}"
+    )
+
+
+def register(path: Path, to: Path) -> str:
+    """Bring an image to the place of another by rigid registration."""
+    return f"{_make_room(path)} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
 
 
 def _python(path: Path, code: str, *others: Path) -> str:

@@ -12,11 +12,12 @@ from scipy import ndimage
 from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import FileError
-from data_pipeline.reading.alignment import Box, check_alignment
+from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
 from data_pipeline.reading.findings import Finding, Refusal, error_of
+from data_pipeline.reading.information import Box
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
 from data_pipeline.reading.stored import open_nifti
 
@@ -92,7 +93,8 @@ def inspect_case(
     checked = {m: check_image(volumes.pop(m)) for m in grids}
     findings += [finding for image in checked.values() for finding in image.findings]
     skulls = [m for m, image in checked.items() if image.skull]
-    raw = raw_scan(case.id, grids, skulls, commands=not case.channels, refuse=refuse_raw)
+    commands = not case.channels  # which name whole files
+    raw = raw_scan(case.id, grids, skulls, commands=commands, refuse=refuse_raw)
     if raw:  # one list of commands mends all that was found so far
         findings = [*(replace(finding, command=None) for finding in findings), *raw]
 
@@ -100,7 +102,8 @@ def inspect_case(
     crop, mask = _brain([checked[m].foreground for m in fitting])
     classes = read[0] if read and read[1].shape == reference.shape else None
     if not any(finding.severity == "error" for finding in on_grids):
-        findings += check_alignment(checked, crop, mask, case.images, classes, case.label)
+        apart = check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
+        findings += apart if commands and not raw else [replace(finding, command=None) for finding in apart]
     # Copies, so that what lies outside the crop is freed volume by volume.
     images = {m: checked.pop(m).data[crop].copy() for m in fitting}
     if classes is not None and case.label is not None:

@@ -60,6 +60,19 @@ def test_entries_of_former_contents_are_removed_when_asked(data, cache, capsys):
     assert other < set(prepared_folder(cache).iterdir())
 
 
+def test_damaged_entries_are_prepared_anew_when_asked(data, cache, capsys):
+    assert main([str(data), "--cache", str(cache)]) == 0
+    damaged = next(cache.rglob("images.npy"))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-4] + b"worm")
+    assert main([str(data), "--cache", str(cache), "--verify", "--dry-run"]) == 0
+    assert "1 entries are damaged on the disk" in capsys.readouterr().out
+    assert damaged.read_bytes() != whole
+    assert main([str(data), "--cache", str(cache), "--verify"]) == 0
+    assert "1 entries are damaged on the disk" in capsys.readouterr().err
+    assert damaged.read_bytes() == whole
+
+
 def test_suspicious_files_are_warned_of_each_time(data, cache, capsys):
     case = find_cases(data)[0]
     shutil.copy(case.images["t1"], case.images["t2"])

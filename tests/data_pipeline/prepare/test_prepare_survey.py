@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import FileError, InputError
 from data_pipeline.formats import Case, find_cases
 from data_pipeline.phantom.anatomy import CHANNELS
 from data_pipeline.prepare import prepare_cases
@@ -54,6 +54,36 @@ def test_only_cases_with_an_entry_are_hashed(cases, tmp_path, monkeypatch):
     monkeypatch.setattr("data_pipeline.prepare.survey.hash_files", lambda case: hashed.append(case.id) or {})
     survey(cases, tmp_path / "cache")
     assert hashed == [cases[0].id]
+
+
+@pytest.mark.parametrize("name", ["images.npy", "label.npy", "foreground.npz"])
+def test_damage_that_leaves_the_size_is_found_on_demand(cases, tmp_path, name):
+    cache = tmp_path / "cache"
+    prepared = prepare_cases(cases, 2.0, cache, workers=0, progress=False)
+    damaged = prepared[1].folder / name
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert survey(cases, cache).missing == 0
+    found = survey(cases, cache, verify=True)
+    assert (found.damaged, sorted(found.prepared)) == ({cases[1].id: prepared[1].folder}, [0, 2, 3])
+    assert "1 entries are damaged on the disk and will be prepared anew: BraTS2021_00001" in found.lines()
+    assert damaged.exists()  # looking changes nothing
+    others = {case.id: case.folder.stat().st_ctime_ns for case in (prepared[0], prepared[2], prepared[3])}
+    again = prepare_cases(cases, 2.0, cache, workers=0, progress=False, verify=True)
+    assert again == prepared and damaged.read_bytes() == whole
+    assert others == {case.id: case.folder.stat().st_ctime_ns for case in again if case.id in others}
+    assert survey(cases, cache, verify=True).damaged == {}
+
+
+def test_an_entry_that_cannot_be_read_is_damaged(cases, tmp_path, monkeypatch):
+    [entry] = prepare_cases(cases[:1], 2.0, tmp_path / "cache", workers=0, progress=False)
+    assert entry.intact()
+
+    def broken(path):
+        raise FileError(path, "cannot be read (Input/output error)", "check the path and permissions")
+
+    monkeypatch.setattr("data_pipeline.prepare.entry.hash_file", broken)
+    assert not entry.intact()
 
 
 def test_the_estimate_is_an_upper_bound_of_what_is_written(cases, tmp_path):

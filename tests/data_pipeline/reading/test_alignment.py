@@ -1,28 +1,36 @@
-"""Mirrored files are noticed and named with their mirroring; ordinary and symmetric brains are not suspected."""
+"""Files that do not lie on each other are named with what would mend them; ordinary brains are not suspected."""
 
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from data_pipeline.formats import find_cases
 from data_pipeline.phantom.write import make_phantoms
-from data_pipeline.reading.alignment import FLIPS, check_alignment, flip_name
+from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage
+from data_pipeline.reading.information import FLIPS
+from data_pipeline.reading.mirrored import flip_name
 from data_pipeline.reading.scan import inspect_case
-from tests.data_pipeline.cases import rewrite
+from tests.data_pipeline.cases import rewrite, write_nifti
 
 SHAPE = (46, 52, 40)
 FILES = {m: Path(f"case_{m}.nii.gz") for m in ("t1", "t1ce", "t2", "flair")}
 LABEL = Path("case_seg.nii.gz")
+MENDED = Path("mended", *Path.cwd().parts[1:])
+FRAGMENT = (1, 1, 1)
+"""Spacing with which so few voxels are less than a brain."""
 CONTRAST = {"t1": lambda x: x, "t1ce": lambda x: x**2 + x, "t2": lambda x: 3 - x, "flair": lambda x: np.sin(2 * x)}
 
 
 def made(rng, asymmetry=0.5):
     """Four modalities of one brain, off the centre of the grid and nearly symmetric left to right, with oedema."""
-    tissue = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2.5)
+    tissue = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.5)
     tissue /= tissue.std()
     tissue = (1 - asymmetry) * (tissue + tissue[::-1]) + asymmetry * tissue
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij"))
@@ -47,11 +55,11 @@ def mirrored(image, axes):
     return CheckedImage(np.flip(image.data, axes), np.flip(image.foreground, axes), False, ())
 
 
-def check(images, classes=None):
+def check(images, classes=None, spacing=(4, 4, 4)):
     union = np.logical_or.reduce([image.foreground for image in images.values()])
     crop = ndimage.find_objects(union.view(np.uint8))[0]
     files = {m: FILES[m] for m in images}
-    return check_alignment(images, crop, union[crop], files, classes, None if classes is None else LABEL)
+    return check_alignment(images, crop, union[crop], spacing, files, classes, None if classes is None else LABEL)
 
 
 SETS = [("t1", "t1ce", "t2", "flair"), ("t1ce", "t2", "flair"), ("t1ce", "flair"), ("t1", "t2"), ("flair",)]
@@ -171,10 +179,98 @@ def test_another_image_under_the_name_of_flair_is_no_mirrored_label(case):
     assert check({"flair": CheckedImage(data, images["t1"].foreground, False, ())}, classes) == []
 
 
-def test_images_without_a_common_content_are_not_judged(rng):
-    brain = made(rng)[0]["t1"].foreground
-    noise = {m: CheckedImage(rng.normal(10, 1, SHAPE).astype(np.float32), brain, False, ()) for m in FILES}
-    assert check(noise) == []
+def moved(image, axis, voxels):
+    return CheckedImage(np.roll(image.data, voxels, axis), np.roll(image.foreground, voxels, axis), False, ())
+
+
+BACK = {(0, 1): "left", (0, -1): "right", (1, 1): "back", (1, -1): "front", (2, 1): "bottom", (2, -1): "top"}
+
+
+@pytest.mark.parametrize(("axis", "sign"), BACK)
+@pytest.mark.parametrize("voxels", [1, 2])
+@pytest.mark.parametrize("modalities", SETS[:2], ids="-".join)
+def test_a_moved_image_is_named_with_the_way_back(case, axis, sign, voxels, modalities):
+    images, classes = case
+    images = {m: images[m] for m in modalities} | {"t2": moved(images["t2"], axis, sign * voxels)}
+    [finding] = check(images, classes)
+    others = ", ".join(m.upper() for m in modalities if m != "t2")
+    way = f"about {4 * voxels} mm to the {BACK[axis, sign]}"
+    assert (finding.severity, finding.file) == ("warning", FILES["t2"])
+    assert finding.found == f"T2 fits {others} better when moved {way}"
+    assert finding.command.endswith("-in case_t2.nii.gz -ref case_t1ce.nii.gz -dof 6 -out " + str(MENDED / FILES["t2"]))
+
+
+def test_distances_are_millimetres(case):
+    images, _ = case
+    images["flair"] = moved(images["flair"], 1, 1)
+    [finding] = check(images, spacing=(4, 5, 6))
+    assert finding.found.endswith("about 5 mm to the back")
+    images["flair"] = moved(images["flair"], 1, 1)
+    [finding] = check(images, spacing=(2, 2.5, 4))  # two voxels are the nearest to 4 mm
+    assert finding.found.endswith("about 5 mm to the back")
+
+
+def test_of_two_moved_images_either_may_be_the_one(case):
+    images, _ = case
+    [finding] = check({"t1ce": images["t1ce"], "flair": moved(images["flair"], 2, 1)})
+    assert finding.found in (
+        "T1CE fits FLAIR better when moved about 4 mm to the top",
+        "FLAIR fits T1CE better when moved about 4 mm to the bottom",
+    )
+
+
+def test_two_moved_together_are_told_from_the_others(case):
+    images, _ = case
+    for m in ("t2", "flair"):
+        images[m] = moved(images[m], 0, 2)
+    found = {f.file: f.found for f in check(images)}
+    assert found.keys() in ({FILES["t2"], FILES["flair"]}, {FILES["t1"], FILES["t1ce"]})
+    assert all(text.endswith(("to the left", "to the right")) for text in found.values())
+
+
+def test_a_moved_and_a_mirrored_image(case):
+    images, classes = case
+    images["t1"], images["t2"] = moved(images["t1"], 1, -1), mirrored(images["t2"], 0)
+    found = {f.file: f.found.split("better when ")[1] for f in check(images, classes)}
+    assert found == {FILES["t1"]: "moved about 4 mm to the front", FILES["t2"]: "mirrored left-right"}
+
+
+@pytest.fixture
+def stranger():
+    return made(np.random.default_rng(7))[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_image_of_another_patient_is_named(case, stranger, name):
+    images, classes = case
+    images[name] = stranger[name]
+    [finding] = check(images, classes if name != "flair" else None)
+    others = ", ".join(m.upper() for m in FILES if m != name)
+    assert (finding.severity, finding.file) == ("warning", FILES[name])
+    assert finding.brief().startswith(f"{name.upper()} has little in common with {others}: another patient's, or not")
+    assert f"-in {FILES[name]} -ref case_{'t1' if name == 't1ce' else 't1ce'}.nii.gz" in finding.command
+
+
+def test_images_of_two_patients_two_each(case, stranger):
+    images = {**case[0], "t2": stranger["t2"], "flair": stranger["flair"]}
+    [finding] = check(images)
+    assert "have little in common with" in finding.found
+    assert {*finding.found.split(":")[0].replace(",", "").split()} >= {"T1", "T1CE", "T2", "FLAIR"}
+
+
+def test_images_far_from_each_other_have_nothing_in_common(case):
+    images, _ = case
+    images["t1"] = moved(images["t1"], 1, 6)
+    [finding] = check(images)
+    assert finding.file == FILES["t1"] and "little in common" in finding.found
+
+
+def test_a_fragment_or_too_few_voxels_are_not_judged(case, stranger):
+    images = {**case[0], "t1": stranger["t1"], "t2": moved(case[0]["t2"], 0, 1)}
+    assert len(check(images)) == 2
+    assert check(images, spacing=(1, 1, 1)) == []
+    coarse = {m: CheckedImage(i.data[::3, ::3, ::3], i.foreground[::3, ::3, ::3], False, ()) for m, i in images.items()}
+    assert check(coarse, spacing=(12, 12, 12)) == []
 
 
 def constant(images, shape):
@@ -188,15 +284,17 @@ def test_odd_input_is_not_judged(rng, shape, label):
     everywhere = np.ones(shape, bool)
     noise = {m: CheckedImage(rng.normal(size=shape).astype(np.float32), everywhere, False, ()) for m in FILES}
     for images in (noise, constant(FILES, shape), {**noise, **constant(["t1", "flair"], shape)}, {"t1": noise["t1"]}):
-        assert check(images, classes) == check(images) == []
+        assert check(images, classes, FRAGMENT) == check(images, spacing=FRAGMENT) == []
     nothing = {m: CheckedImage(i.data, ~everywhere, False, ()) for m, i in noise.items()}
-    assert check_alignment(nothing, tuple(slice(0, n) for n in shape), ~everywhere, FILES, classes, LABEL) == []
-    assert check({**noise, "flair": nothing["flair"]}, classes) == []
+    assert (
+        check_alignment(nothing, tuple(slice(0, n) for n in shape), ~everywhere, FRAGMENT, FILES, classes, LABEL) == []
+    )
+    assert check({**noise, "flair": nothing["flair"]}, classes, FRAGMENT) == []
     huge = {
         m: CheckedImage(i.data / np.abs(i.data).max() * np.float32(3e38), everywhere, False, ())
         for m, i in noise.items()
     }
-    assert check(huge, classes) == []
+    assert check(huge, classes, FRAGMENT) == []
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +322,24 @@ def test_files_on_disk(on_disk):
     assert mirrored_files(on_disk) == {flair: "left-right"}
     rewrite(label, lambda voxels: voxels[::-1])
     assert mirrored_files(on_disk) == {flair: "left-right", label: "left-right"}
+
+
+def test_a_moved_file_on_disk(on_disk):
+    t2 = on_disk.images["t2"]
+    rewrite(t2, lambda voxels: np.roll(voxels, 3, 1))
+    [finding] = [f for f in inspect_case(on_disk).findings if "better when moved" in f.found]
+    assert finding.file == t2 and "T2 fits T1, T1CE, FLAIR" in finding.found
+    assert shlex.split(finding.command)[5:9] == ["-in", str(t2), "-ref", str(on_disk.images["t1ce"])]
+
+
+def test_volumes_of_one_file_have_no_command_of_their_own(on_disk, tmp_path):
+    images = {m: nib.load(path) for m, path in on_disk.images.items()}
+    volumes = [np.roll(np.asanyarray(image.dataobj), 3 * (m == "t2"), 1) for m, image in images.items()]
+    whole = write_nifti(tmp_path / "4d.nii.gz", np.stack(volumes, -1), images["t1"].affine)
+    channels = {m: number for number, m in enumerate(images)}
+    case = replace(on_disk, images=dict.fromkeys(images, whole), channels=channels, label=None)
+    [finding] = [f for f in inspect_case(case).findings if "better when moved" in f.found]
+    assert (finding.file, finding.command) == (whole, None) and finding.found.startswith("T2 fits")
 
 
 def test_a_wrong_header_that_is_ignored_is_found_out(on_disk):

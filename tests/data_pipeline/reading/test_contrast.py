@@ -9,7 +9,7 @@ from data_pipeline.phantom.write import make_phantoms
 from data_pipeline.reading.contrast import SMALLEST_BRAIN, check_contrast
 from data_pipeline.reading.scan import inspect_case, read_scan
 
-SWAPS = [("t1", "t2"), ("t1", "flair"), ("t2", "flair"), ("t1ce", "flair"), ("t1ce", "t2")]
+SWAPS = [("t1", "t1ce"), ("t1", "t2"), ("t1", "flair"), ("t2", "flair"), ("t1ce", "flair"), ("t1ce", "t2")]
 VOXEL_ML = 0.008
 
 
@@ -62,6 +62,19 @@ def test_t1_and_t1ce_are_told_apart_by_enhancing_tumour(scans):
         suspected(scan, case, swap=("t1", "t1ce")) for case, scan in scans if np.count_nonzero(scan.classes == 3) > 1000
     ]
     assert found and all(f[0].found == "the labelled enhancing tumour is brighter on T1 than on T1CE" for f in found)
+
+
+def test_t1_and_t1ce_are_told_apart_by_vessels(scans):
+    for case, scan in scans:
+        [finding] = suspected(scan, case, swap=("t1", "t1ce"), labelled=False, modalities=("t1", "t1ce"))
+        assert finding.file == case.images["t1ce"] and "a contrast agent only brightens" in finding.found
+
+
+def test_images_without_contrast_agent_are_not_suspected(scans, rng):
+    """Two measurements of one contrast differ by noise, which is darker as often as brighter."""
+    for case, scan in scans:
+        images = {m: scan.images["t1"] + rng.normal(0, 20, scan.mask.shape).astype(np.float32) for m in ("t1", "t1ce")}
+        assert check_contrast(images, scan.mask, None, case.images, VOXEL_ML) == []
 
 
 @pytest.mark.parametrize("modalities", [("flair",), ("t2", "flair")])

@@ -1,14 +1,18 @@
-"""How many mirrored files the check notices: `python -m experiments.mirrors DATA [DATA ...]`.
+"""How many files that do not lie on each other the check notices: `python -m experiments.alignment DATA [DATA ...]`.
 
 Every labelled case is looked at as it is, with any two or more of its modalities, with and without its label: the first
-line counts false alarms. Then each file is mirrored in each of the seven ways, in the whole case and in parts of it:
-about the centre of its grid (an array flipped under an unchanged header) and about that of the brain (which happens
-where it was registered afterwards). Noticed is what is named together with its mirroring, and alone or, where one file
-stands against one, with the other. The last line is about images that lie a few millimetres off and are not mirrored.
+line counts false alarms. Then, in the whole case and in parts of it,
+
+- each file is mirrored in each of the seven ways: about the centre of its grid (an array flipped under an unchanged
+  header) and about that of the brain (which happens where it was registered afterwards);
+- each image is moved along the axes, turned about them, and exchanged for that of another case on the same grid.
+
+Noticed is what is named together with its mirroring or the way back, and alone or, where one file stands against one,
+with the other.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -17,20 +21,25 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 from scipy import ndimage
+from tqdm import tqdm
 
 from data_pipeline.command_line import run_command
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case, find_cases
-from data_pipeline.reading.alignment import FLIPS, Box, check_alignment, flip_name
+from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage, check_image
 from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.information import FLIPS, Box
+from data_pipeline.reading.mirrored import flip_name
 from data_pipeline.reading.nifti import read_image, read_label
 
 Name = Modality | Literal["label"]
 PARTS: tuple[tuple[Modality, ...], ...] = (MODALITIES, ("t1ce", "t2", "flair"), ("t1ce", "flair"))
 CENTRES = ("grid", "brain")
-SHIFTS_MM = (4, 6)
+SHIFTS_MM = (2, 4, 6, 8, 12, 20)
+TURNS = (5, 10, 15)
+"""Degrees."""
 WHOLE: Box = (slice(None), slice(None), slice(None))
 
 
@@ -60,22 +69,34 @@ class Files:
         if name == "label":
             return replace(self, classes=_flip(self.classes, axes, box))
         image = self.images[name]
-        changed = replace(image, data=_flip(image.data, axes, box), foreground=_flip(image.foreground, axes, box))
-        return replace(self, images={**self.images, name: changed})
+        return self.exchange(
+            name, replace(image, data=_flip(image.data, axes, box), foreground=_flip(image.foreground, axes, box))
+        )
 
     def shift(self, modality: Modality, axis: int, distance: float) -> "Files":
         """One image moved along an axis; distance in mm."""
         voxels = round(distance / self.spacing[axis])
         image = self.images[modality]
-        changed = replace(
-            image, data=np.roll(image.data, voxels, axis), foreground=np.roll(image.foreground, voxels, axis)
+        return self.exchange(
+            modality,
+            replace(image, data=np.roll(image.data, voxels, axis), foreground=np.roll(image.foreground, voxels, axis)),
         )
-        return replace(self, images={**self.images, modality: changed})
+
+    def turn(self, modality: Modality, axis: int, degrees: float) -> "Files":
+        """One image turned about the centre of its grid."""
+        image, (a, b) = self.images[modality], [a for a in range(3) if a != axis]
+        data = ndimage.rotate(image.data, degrees, (a, b), reshape=False, order=1)
+        inside = ndimage.rotate(image.foreground.view(np.uint8), degrees, (a, b), reshape=False, order=0) > 0
+        return self.exchange(modality, replace(image, data=data, foreground=inside))
+
+    def exchange(self, modality: Modality, image: CheckedImage) -> "Files":
+        """With another image under this name."""
+        return replace(self, images={**self.images, modality: image})
 
     def check(self, *, labelled: bool) -> list[Finding]:
         """With or without the label."""
         known = (self.classes, self.case.label) if labelled else ()
-        return check_alignment(self.images, *self.brain, self.case.images, *known)
+        return check_alignment(self.images, *self.brain, self.spacing, self.case.images, *known)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,20 +119,11 @@ def false_alarms(files: Files) -> tuple[int, int]:
     return sum(bool(part.check(labelled=labelled)) for part, labelled in parts), len(parts)
 
 
-def noticed(files: Files, name: Name, axes: Sequence[int], centre: str, *, labelled: bool) -> bool:
-    """Whether exactly the mirrored file is named, with the right mirroring."""
-    found = files.mirror(name, axes, centre).check(labelled=labelled)
+def names(found: Sequence[Finding], files: Files, name: Name, words: str, *, labelled: bool) -> bool:
+    """Whether exactly this file is named, with these words."""
     path = files.case.label if name == "label" else files.case.images[name]
     one_to_one = len(files.images) + labelled == 2
-    return len(found) == 1 and found[0].found.endswith(flip_name(axes)) and (one_to_one or found[0].file == path)
-
-
-def shifted(files: Files, distance: float) -> Int64[np.ndarray, "2 2"]:
-    """Suspected and tried with one image moved, left-right and along the other axes."""
-    counts = np.zeros((2, 2), int)
-    for m, axis, sign in product(files.images, range(3), (1, -1)):
-        counts[int(axis != 0)] += (bool(files.shift(m, axis, sign * distance).check(labelled=True)), 1)
-    return counts
+    return len(found) == 1 and words in found[0].found and (one_to_one or found[0].file == path)
 
 
 def _flip(voxels: Shaped[np.ndarray, "d h w"], axes: Sequence[int], box: Box) -> Shaped[np.ndarray, "d h w"]:
@@ -121,41 +133,62 @@ def _flip(voxels: Shaped[np.ndarray, "d h w"], axes: Sequence[int], box: Box) ->
 
 
 def _count(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.mirrors", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.alignment", description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folders of labelled cases")
     cases = [c for c in find_cases(parser.parse_args(arguments).data) if c.label is not None and len(c.images) > 1]
     if not cases:
         raise InputError("no case has a label and two modalities")
     alarms = np.zeros(2, int)
-    found: dict[str, np.ndarray] = {}
-    moved = np.zeros((len(SHIFTS_MM), 2, 2), int)
-    for case in cases:
-        files = read(case)
+    flipped: dict[str, np.ndarray] = {}
+    apart: dict[str, np.ndarray] = {}
+    everything = [read(case) for case in cases]
+    for files in tqdm(everything, unit="case"):
         alarms += false_alarms(files)
-        moved += [shifted(files, distance) for distance in SHIFTS_MM]
         for part in (files.part(modalities) for modalities in PARTS if set(modalities) <= files.images.keys()):
-            tried: list[tuple[Name, bool]] = [("label", True)]
-            tried += [(m, labelled) for m in part.images for labelled in (True, False)]
-            for name, labelled in tried:
+            for name, labelled in [("label", True), *product(part.images, (True, False))]:
                 kind = "label" if name == "label" else "image"
                 row = f"{kind} of {len(part.images)}{' and label' if labelled else ''}"
-                found[row] = found.get(row, 0) + _tally(part, name, labelled)
+                flipped[row] = flipped.get(row, 0) + mirrored(part, name, labelled=labelled)
+            for change, counts in displaced(part, everything):
+                row = f"{change}, of {len(part.images)}"
+                apart[row] = apart.get(row, 0) + counts
     print(f"{len(cases)} cases; suspected as they are: {alarms[0]} of {alarms[1]} sets of their files")
     print("noticed when mirrored about the grid: left-right, otherwise; about the brain: left-right, otherwise")
-    for row, counts in found.items():
+    for row, counts in flipped.items():
         print(f"{row:20}", *(f"{right:6} of {of:4}" for right, of in counts))
-    print("suspected with one image moved left-right, otherwise:", end="")
-    print(*(f" {mm} mm {a} of {b}, {c} of {d}" for mm, ((a, b), (c, d)) in zip(SHIFTS_MM, moved, strict=True)), sep=";")
+    print("one image changed: noticed, suspected, of")
+    for row, counts in apart.items():
+        print(f"{row:28}", *(f"{count:6}" for count in counts))
     return 0
 
 
-def _tally(files: Files, name: Name, labelled: bool) -> Int64[np.ndarray, "4 2"]:
+def mirrored(files: Files, name: Name, *, labelled: bool) -> Int64[np.ndarray, "4 2"]:
     """Noticed and tried, by centre and whether it was left-right alone."""
     counts = np.zeros((len(CENTRES), 2, 2), int)
     for centre, axes in product(range(len(CENTRES)), FLIPS[1:]):
-        right = noticed(files, name, axes, CENTRES[centre], labelled=labelled)
+        found = files.mirror(name, axes, CENTRES[centre]).check(labelled=labelled)
+        right = names(found, files, name, f"better when mirrored {flip_name(axes)}", labelled=labelled)
         counts[centre, int(axes != (0,))] += (right, 1)
     return counts.reshape(-1, 2)
+
+
+def displaced(files: Files, others: Sequence[Files]) -> Iterator[tuple[str, Int64[np.ndarray, "3"]]]:
+    """What was done to an image, and whether it was noticed, whether anything was suspected, and 1."""
+    for m in files.images:
+        for change, changed in _changes(files, m, others):
+            found = changed.check(labelled=False)
+            words = "better when moved" if "mm" in change else "little in common"
+            yield change, np.array([names(found, files, m, words, labelled=False), bool(found), 1])
+
+
+def _changes(files: Files, m: Modality, others: Sequence[Files]) -> Iterator[tuple[str, Files]]:
+    for mm, axis, sign in product(SHIFTS_MM, range(3), (1, -1)):
+        yield f"{mm:2} mm", files.shift(m, axis, sign * mm)
+    for degrees, axis in product(TURNS, range(3)):
+        yield f"{degrees:2} degrees", files.turn(m, axis, degrees)
+    for other in others:
+        if other.case is not files.case and m in other.images and other.classes.shape == files.classes.shape:
+            yield "another patient's", files.exchange(m, other.images[m])
 
 
 if __name__ == "__main__":

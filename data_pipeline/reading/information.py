@@ -1,0 +1,113 @@
+"""What two images of one grid have in common: their mutual information inside both brains.
+
+It is highest where both show the same tissue at the same place, whatever their contrasts (Wells et al. 1996; Maes et
+al. 1997).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+
+from data_pipeline.reading.checks import CheckedImage
+
+Box = tuple[slice, slice, slice]
+Codes = UInt8[np.ndarray, "a b c"]
+Offset = tuple[int, int, int]
+Pairs = Mapping[tuple[str, str], Float64[np.ndarray, "n"]]
+"""By ordered pair of images, a value for each of several mirrorings or displacements."""
+
+FLIPS: tuple[tuple[int, ...], ...] = tuple(tuple(a for a in range(3) if code >> a & 1) for code in range(8))
+"""Mirrored canonical axes by code; the code of two mirrorings after each other is the exclusive or of theirs."""
+
+SAMPLED_VOXELS = 100_000
+"""Most voxels of the box around the brain that are looked at."""
+COMMON_VOXELS = 2_000
+"""Sampled voxels inside both brains below which two images are not compared."""
+
+_BINS = 32
+_SPECK = 0.003  # of the largest slice's brain: slices with less do not belong to the box
+
+
+def brain_box(crop: Box, mask: Bool[np.ndarray, "d2 h2 w2"]) -> Box:
+    """The box around the brain without slices that only a speck reaches: they would move its centre."""
+    box = []
+    for axis, whole in enumerate(crop):
+        thinned = mask[tuple(slice(None) if a == axis else slice(None, None, 2) for a in range(3))]
+        counts = np.count_nonzero(thinned, axis=tuple(a for a in range(3) if a != axis))
+        inside = np.flatnonzero(counts >= _SPECK * counts.max())
+        box.append(slice(int(whole.start + inside[0]), int(whole.start + inside[-1] + 1)))
+    return box[0], box[1], box[2]
+
+
+def stride(box: Box) -> int:
+    """Voxels from one sampled position to the next."""
+    return max(1, math.ceil((math.prod(s.stop - s.start for s in box) / SAMPLED_VOXELS) ** (1 / 3)))
+
+
+def codes(image: CheckedImage, box: Box) -> Codes | None:
+    """Intensities inside the brain in `_BINS` steps from 1, outside 0; None if they are all the same.
+
+    The sampled positions mirror each other, so that to flip the result is to flip the image inside the box.
+    """
+    lattice = np.ix_(*(_symmetric(s, stride(box)) for s in box))
+    inside, values = image.foreground[lattice], image.data[lattice].astype(np.float64)
+    low, high = np.percentile(values[inside], (1, 99)) if inside.any() else (0, 0)
+    if not low < high:
+        return None
+    steps = np.clip((values - low) / (high - low) * _BINS, 0, _BINS - 1)
+    return np.where(inside, steps + 1, 0).astype(np.uint8)
+
+
+def _symmetric(extent: slice, step: int) -> Int64[np.ndarray, "n"]:
+    half = np.arange((step - 1) // 2, (extent.stop - extent.start + 1) // 2, step)
+    return np.unique(np.concatenate([extent.start + half, extent.stop - 1 - half]))
+
+
+def when_flipped(images: Mapping[str, Codes]) -> Pairs:
+    """Mutual information in nats for every one of `FLIPS` of one of the two."""
+    pairs: dict[tuple[str, str], Float64[np.ndarray, n]] = {}
+    for a, b in combinations(images, 2):
+        pairs[a, b] = np.array([_information(images[a], np.flip(images[b], axes)) for axes in FLIPS])
+        pairs[b, a] = pairs[a, b]  # to flip one is to flip the other
+    return pairs
+
+
+def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> Pairs:
+    """Mutual information in nats for every offset of the first of the two.
+
+    Args:
+      images: by name.
+      offsets: in sampled positions per axis; with each its opposite.
+    """
+    opposite = [offsets.index((-x, -y, -z)) for x, y, z in offsets]
+    pairs: dict[tuple[str, str], Float64[np.ndarray, n]] = {}
+    for a, b in combinations(images, 2):
+        pairs[a, b] = np.array([_information(*_overlap(images[a], images[b], offset)) for offset in offsets])
+        pairs[b, a] = pairs[a, b][opposite]
+    return pairs
+
+
+def _overlap(moved: Codes, still: Codes, offset: Offset) -> tuple[Codes, Codes]:
+    there = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(offset, still.shape, strict=True))
+    here = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(offset, still.shape, strict=True))
+    return moved[here], still[there]
+
+
+def _information(first: Codes, second: Codes) -> float:
+    """In nats; 0 where too little of the brains is common to both."""
+    side = _BINS + 1
+    counts = np.bincount((first.astype(np.uint16) * side + second).ravel(), minlength=side**2)
+    joint = counts.reshape(side, side)[1:, 1:]
+    total = int(joint.sum())
+    if total < COMMON_VOXELS:
+        return 0.0
+    return _entropy(joint.sum(0), total) + _entropy(joint.sum(1), total) - _entropy(joint.ravel(), total)
+
+
+def _entropy(counts: Int64[np.ndarray, "n"], total: int) -> float:
+    """With the correction of Miller (1955) for samples that are few for the bins."""
+    share = counts[counts > 0] / total
+    return float(-(share * np.log(share)).sum() + (share.size - 1) / (2 * total))

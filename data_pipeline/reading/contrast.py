@@ -98,7 +98,7 @@ def check_contrast(
         lesion = {index: mask & (classes == index) for index in (CLASSES.index("ED"), CLASSES.index("ET"))}
         found = _by_lesion(inside, images, lesion, found)
     if not found and {"t1", "t1ce"} <= images.keys() and _darkened(images["t1"][mask], images["t1ce"][mask]):
-        found["t1ce"] = "T1 exceeds it more than it exceeds T1, where a contrast agent only brightens"
+        found["t1ce"] = "falls below T1 further than it rises above it, where a contrast agent only brightens"
     return [
         Finding("warning", files[m], reason, "compare with the case's other files: are two of them swapped?")
         for m, reason in found.items()

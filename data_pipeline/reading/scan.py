@@ -101,6 +101,7 @@ def inspect_case(
     fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
     crop, mask = _brain([checked[m].foreground for m in fitting])
     classes = read[0] if read and read[1].shape == reference.shape else None
+    apart: list[Finding] = []
     if not any(finding.severity == "error" for finding in on_grids):
         apart = check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
         findings += apart if commands and not raw else [replace(finding, command=None) for finding in apart]
@@ -110,7 +111,8 @@ def inspect_case(
         findings += check_label(classes, crop, mask, case.label)
     cropped = None if classes is None else classes[crop]
     voxel_ml = float(np.prod(reference.spacing)) * 1e-3
-    findings += check_contrast(images, mask, cropped, case.images, voxel_ml)
+    if all(finding.file == case.label for finding in apart):  # tissues are compared voxel by voxel
+        findings += check_contrast(images, mask, cropped, case.images, voxel_ml)
     unusual = tuple(finding for finding in findings if finding.severity != "error")
     return Inspection(Scan(images, mask, crop, reference, classes, unusual), tuple(findings))
 

@@ -332,6 +332,14 @@ def test_a_moved_file_on_disk(on_disk):
     assert shlex.split(finding.command)[5:9] == ["-in", str(t2), "-ref", str(on_disk.images["t1ce"])]
 
 
+def test_of_images_that_lie_apart_nothing_else_is_said(on_disk):
+    """T2 lies where T1 has no brain, and would be taken for a wrong file by its tissues."""
+    t2 = on_disk.images["t2"]
+    rewrite(t2, lambda voxels: np.roll(voxels, 12, 1))
+    [_, finding] = [f for f in inspect_case(on_disk).findings if f.severity == "warning"]
+    assert finding.file == t2 and "little in common" in finding.found
+
+
 def test_volumes_of_one_file_have_no_command_of_their_own(on_disk, tmp_path):
     images = {m: nib.load(path) for m, path in on_disk.images.items()}
     volumes = [np.roll(np.asanyarray(image.dataobj), 3 * (m == "t2"), 1) for m, image in images.items()]

@@ -5,7 +5,8 @@ line counts false alarms. Then, in the whole case and in parts of it,
 
 - each file is mirrored in each of the seven ways: about the centre of its grid (an array flipped under an unchanged
   header) and about that of the brain (which happens where it was registered afterwards);
-- each image is moved along the axes, turned about them, and exchanged for that of another case on the same grid.
+- each image is moved along the axes, turned about them, and exchanged for that of another case on the same grid; the
+  label is moved.
 
 Noticed is what is named together with its mirroring or the way back, and alone or, where one file stands against one,
 with the other.
@@ -73,12 +74,14 @@ class Files:
             name, replace(image, data=_flip(image.data, axes, box), foreground=_flip(image.foreground, axes, box))
         )
 
-    def shift(self, modality: Modality, axis: int, distance: float) -> "Files":
-        """One image moved along an axis; distance in mm."""
+    def shift(self, name: Name, axis: int, distance: float) -> "Files":
+        """One file moved along an axis; distance in mm."""
         voxels = round(distance / self.spacing[axis])
-        image = self.images[modality]
+        if name == "label":
+            return replace(self, classes=np.roll(self.classes, voxels, axis))
+        image = self.images[name]
         return self.exchange(
-            modality,
+            name,
             replace(image, data=np.roll(image.data, voxels, axis), foreground=np.roll(image.foreground, voxels, axis)),
         )
 
@@ -156,7 +159,7 @@ def _count(arguments: Sequence[str]) -> int:
     print("noticed when mirrored about the grid: left-right, otherwise; about the brain: left-right, otherwise")
     for row, counts in flipped.items():
         print(f"{row:20}", *(f"{right:6} of {of:4}" for right, of in counts))
-    print("one image changed: noticed, suspected, of")
+    print("one file changed: noticed, suspected, of")
     for row, counts in apart.items():
         print(f"{row:28}", *(f"{count:6}" for count in counts))
     return 0
@@ -173,12 +176,19 @@ def mirrored(files: Files, name: Name, *, labelled: bool) -> Int64[np.ndarray, "
 
 
 def displaced(files: Files, others: Sequence[Files]) -> Iterator[tuple[str, Int64[np.ndarray, "3"]]]:
-    """What was done to an image, and whether it was noticed, whether anything was suspected, and 1."""
+    """What was done to a file, and whether it was noticed, whether anything was suspected, and 1."""
     for m in files.images:
         for change, changed in _changes(files, m, others):
-            found = changed.check(labelled=False)
             words = "better when moved" if "mm" in change else "little in common"
-            yield change, np.array([names(found, files, m, words, labelled=False), bool(found), 1])
+            yield change, _seen(files, m, changed, words, labelled=False)
+    for mm, axis, sign in product(SHIFTS_MM, range(3), (1, -1)):
+        changed = files.shift("label", axis, sign * mm)
+        yield f"label {mm:2} mm", _seen(files, "label", changed, "better when moved", labelled=True)
+
+
+def _seen(files: Files, name: Name, changed: Files, words: str, *, labelled: bool) -> Int64[np.ndarray, "3"]:
+    found = changed.check(labelled=labelled)
+    return np.array([names(found, files, name, words, labelled=labelled), bool(found), 1])
 
 
 def _changes(files: Files, m: Modality, others: Sequence[Files]) -> Iterator[tuple[str, Files]]:

@@ -16,7 +16,9 @@ another case in 3,452 of 3,474.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -33,12 +35,15 @@ from data_pipeline.reading.information import (
     Offset,
     Pairs,
     brain_box,
+    by_flip,
+    by_offset,
     codes,
+    label_codes,
     stride,
     when_flipped,
     when_moved,
 )
-from data_pipeline.reading.mirrored import image_flips, label_flip, listed, mirrored
+from data_pipeline.reading.mirrored import LABEL, image_flips, label_flip, listed, mirrored
 
 SMALLEST_BRAIN = 0.4
 """Litres of brain below which images are only compared with their mirror images: a fragment has little to show."""
@@ -49,6 +54,7 @@ STEP_MM = 4.0
 _GAIN = 1.2
 # Nats. As they are, pairs have 0.14 to 0.98; an image of another case and its best partner up to 0.13.
 _LEAST = 0.11
+_LEAST_OF_LABEL = 0.02  # nats; labels as they are have 0.04 and more
 
 _TOWARDS = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
@@ -79,48 +85,86 @@ def check_alignment(
         return []
     box = brain_box(crop, mask)
     sampled: dict[str, Codes] = {m: found for m, image in images.items() if (found := codes(image, box)) is not None}
-    information = when_flipped(sampled)
-    paths: dict[str, Path] = {str(m): path for m, path in files.items()}
     whole = np.count_nonzero(mask) * np.prod(spacing) * 1e-6 >= SMALLEST_BRAIN
-    judged = {m: found for m, found in sampled.items() if whole and np.count_nonzero(found) >= COMMON_VOXELS}
-    findings, moved = _moved(judged, information, [mm * stride(box) for mm in spacing], paths)
-    flips = image_flips(information, [m for m in sampled if m not in moved])
-    findings += _strangers({m: flips[m] for m in judged if m not in moved}, information, paths)
+    judged = [m for m, found in sampled.items() if whole and np.count_nonzero(found) >= COMMON_VOXELS]
+    pitch = [mm * stride(box) for mm in spacing]
+    offsets = _offsets(pitch)
+    flipped, moved = when_flipped(sampled), when_moved({m: sampled[m] for m in judged}, offsets)
+    paths: dict[str, Path] = {str(m): path for m, path in files.items()}
+
+    apart = _displaced(judged, moved, flipped)
+    flips = image_flips(flipped, [m for m in sampled if m not in {place.name for place in apart}])
+    strangers = _strangers({m: flips[m] for m in judged if m in flips}, flipped, paths)
     if classes is not None and label is not None and "flair" in flips:
+        paths[LABEL] = label
         relative = label_flip(classes, images["flair"], box)
         if relative is not None:
-            flips["label"] = flips["flair"] ^ relative
-    return findings + mirrored(flips, {**paths, "label": label} if label else paths)
+            flips[LABEL] = flips["flair"] ^ relative
+        if not relative and "flair" in judged:
+            peers = {m: sampled[m] for m in judged if flips.get(m) == flips["flair"]}
+            apart += _displaced_label(classes, peers, box, offsets)
+    return [*(place.finding(offsets, pitch, paths) for place in apart), *strangers, *mirrored(flips, paths)]
 
 
-def _moved(
-    sampled: Mapping[str, Codes], flipped: Pairs, pitch: Sequence[float], files: Mapping[str, Path]
-) -> tuple[list[Finding], list[str]]:
-    """Images that fit the others better elsewhere, the clearest first; what was found and their names.
+@dataclass(frozen=True, order=True)
+class _Place:
+    """Where a file fits the others best.
 
-    Args:
-      sampled: the images.
-      flipped: their information when mirrored, which explains some of it better.
-      pitch: mm per sampled position and axis.
-      files: of the images.
+    Attributes:
+      gain: the fit there over that where it is, or mirrored.
+      fit: mean mutual information with the others there, in nats.
+      offset: index of the displacement.
+      name: of the image, or the label.
+      others: what it was compared with.
     """
-    offsets = _offsets(pitch)
-    information = when_moved(sampled, offsets)
-    findings: list[Finding] = []
-    left, moved = list(sampled), []
-    while len(left) > 1:
-        gain, fit, there, name = max(_gain(m, left, information, flipped) for m in left)
-        if gain < _GAIN or fit < _LEAST:
-            break
-        left.remove(name)
-        moved.append(name)
-        axis = int(np.flatnonzero(offsets[there])[0])
-        distance = abs(offsets[there][axis]) * pitch[axis]
-        towards = _TOWARDS[axis][int(offsets[there][axis] > 0)]
-        found = f"{name.upper()} fits {listed(left)} better when moved about {distance:.0f} mm to the {towards}"
+
+    gain: float
+    fit: float
+    offset: int
+    name: str
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, others: Sequence[str], moved: Pairs, flipped: Pairs) -> Self:
+        """The best place for one file."""
+        there = np.mean([moved[name, other] for other in others], axis=0)
+        here = np.mean([flipped[name, other] for other in others], axis=0).max()
+        return cls(float(there.max() / max(here, 1e-8)), float(there.max()), int(there.argmax()), name, tuple(others))
+
+    def finding(self, offsets: Sequence[Offset], pitch: Sequence[float], files: Mapping[str, Path]) -> Finding:
+        """In words, with the way there; `pitch` is mm per sampled position and axis."""
+        axis = int(np.flatnonzero(offsets[self.offset])[0])
+        by = offsets[self.offset][axis]
+        way = f"about {abs(by) * pitch[axis]:.0f} mm to the {_TOWARDS[axis][int(by > 0)]}"
+        found = f"{listed([self.name])} fits {listed(self.others)} better when moved {way}"
+        if self.name == LABEL:
+            remedy = "compare them in a viewer: was it drawn on another image, or saved with another origin?"
+            return Finding("warning", files[LABEL], found, remedy)
         remedy = "compare them in a viewer, and register what lies elsewhere"
-        findings.append(Finding("warning", files[name], found, remedy, _registration(name, left, files)))
-    return findings, moved
+        return Finding("warning", files[self.name], found, remedy, _registration(self.name, self.others, files))
+
+
+def _displaced(names: Sequence[str], moved: Pairs, flipped: Pairs) -> list[_Place]:
+    """Images that fit the others better elsewhere, the clearest first; each is left out before the next is sought."""
+    found: list[_Place] = []
+    left = list(names)
+    while len(left) > 1:
+        place = max(_Place.of(m, [o for o in left if o != m], moved, flipped) for m in left)
+        if place.gain < _GAIN or place.fit < _LEAST:
+            break
+        found.append(place)
+        left.remove(place.name)
+    return found
+
+
+def _displaced_label(
+    classes: UInt8[np.ndarray, "d h w"], peers: Mapping[str, Codes], box: Box, offsets: Sequence[Offset]
+) -> list[_Place]:
+    own = label_codes(classes, np.logical_or.reduce([image > 0 for image in peers.values()]), box)
+    moved = {(LABEL, m): by_offset(own, image, offsets) for m, image in peers.items()}
+    flipped = {(LABEL, m): by_flip(own, image) for m, image in peers.items()}
+    place = _Place.of(LABEL, list(peers), moved, flipped)
+    return [place] if place.gain >= _GAIN and place.fit >= _LEAST_OF_LABEL else []
 
 
 def _offsets(pitch: Sequence[float]) -> list[Offset]:
@@ -132,16 +176,6 @@ def _offsets(pitch: Sequence[float]) -> list[Offset]:
             offset[axis] = positions * max(1, round(STEP_MM / mm))
             found.append((offset[0], offset[1], offset[2]))
     return found
-
-
-def _gain(name: str, others: Sequence[str], moved: Pairs, flipped: Pairs) -> tuple[float, float, int, str]:
-    """How much better the image fits where it fits best than where it is or mirrored; its fit there, and where."""
-
-    def fit(information: Pairs) -> np.ndarray:
-        return np.mean([information[name, other] for other in others if other != name], axis=0)
-
-    elsewhere = fit(moved)
-    return float(elsewhere.max() / max(fit(flipped).max(), 1e-8)), float(elsewhere.max()), int(elsewhere.argmax()), name
 
 
 def _strangers(flips: Mapping[str, int], information: Pairs, files: Mapping[str, Path]) -> list[Finding]:

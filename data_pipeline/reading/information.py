@@ -52,7 +52,7 @@ def codes(image: CheckedImage, box: Box) -> Codes | None:
 
     The sampled positions mirror each other, so that to flip the result is to flip the image inside the box.
     """
-    lattice = np.ix_(*(_symmetric(s, stride(box)) for s in box))
+    lattice = _lattice(box)
     inside, values = image.foreground[lattice], image.data[lattice].astype(np.float64)
     low, high = np.percentile(values[inside], (1, 99)) if inside.any() else (0, 0)
     if not low < high:
@@ -61,33 +61,46 @@ def codes(image: CheckedImage, box: Box) -> Codes | None:
     return np.where(inside, steps + 1, 0).astype(np.uint8)
 
 
+def label_codes(classes: UInt8[np.ndarray, "d h w"], brain: Bool[np.ndarray, "a b c"], box: Box) -> Codes:
+    """Classes inside the brain from 1, outside 0, at the positions of `codes`, where `brain` is known."""
+    return np.where(brain, classes[_lattice(box)] + 1, 0).astype(np.uint8)
+
+
+def _lattice(box: Box) -> tuple[Int64[np.ndarray, "..."], ...]:
+    return np.ix_(*(_symmetric(s, stride(box)) for s in box))
+
+
 def _symmetric(extent: slice, step: int) -> Int64[np.ndarray, "n"]:
     half = np.arange((step - 1) // 2, (extent.stop - extent.start + 1) // 2, step)
     return np.unique(np.concatenate([extent.start + half, extent.stop - 1 - half]))
 
 
 def when_flipped(images: Mapping[str, Codes]) -> Pairs:
-    """Mutual information in nats for every one of `FLIPS` of one of the two."""
-    pairs: dict[tuple[str, str], Float64[np.ndarray, n]] = {}
+    """Of all pairs `by_flip`."""
+    pairs: dict[tuple[str, str], np.ndarray] = {}
     for a, b in combinations(images, 2):
-        pairs[a, b] = np.array([_information(images[a], np.flip(images[b], axes)) for axes in FLIPS])
-        pairs[b, a] = pairs[a, b]  # to flip one is to flip the other
+        pairs[a, b] = pairs[b, a] = by_flip(images[a], images[b])
     return pairs
 
 
 def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> Pairs:
-    """Mutual information in nats for every offset of the first of the two.
-
-    Args:
-      images: by name.
-      offsets: in sampled positions per axis; with each its opposite.
-    """
+    """Of all pairs `by_offset`, the first of each moved; with every offset goes its opposite."""
     opposite = [offsets.index((-x, -y, -z)) for x, y, z in offsets]
-    pairs: dict[tuple[str, str], Float64[np.ndarray, n]] = {}
+    pairs: dict[tuple[str, str], np.ndarray] = {}
     for a, b in combinations(images, 2):
-        pairs[a, b] = np.array([_information(*_overlap(images[a], images[b], offset)) for offset in offsets])
+        pairs[a, b] = by_offset(images[a], images[b], offsets)
         pairs[b, a] = pairs[a, b][opposite]
     return pairs
+
+
+def by_flip(first: Codes, second: Codes) -> Float64[np.ndarray, "8"]:
+    """Mutual information in nats for every one of `FLIPS` of one of the two, no matter of which."""
+    return np.array([_information(first, np.flip(second, axes)) for axes in FLIPS])
+
+
+def by_offset(moved: Codes, still: Codes, offsets: Sequence[Offset]) -> Float64[np.ndarray, "n"]:
+    """Mutual information in nats for every displacement of the first, in sampled positions per axis."""
+    return np.array([_information(*_overlap(moved, still, offset)) for offset in offsets])
 
 
 def _overlap(moved: Codes, still: Codes, offset: Offset) -> tuple[Codes, Codes]:

@@ -17,6 +17,8 @@ from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import FLIPS, Box, Pairs
 
+LABEL = "label"
+"""Among the names of images."""
 OEDEMA_VOXELS = 100
 """Labelled voxels with an unlabelled mirror image below which a label is not compared."""
 SAMPLED_OEDEMA = 2_000
@@ -109,7 +111,7 @@ def mirrored(flips: Mapping[str, int], files: Mapping[str, Path]) -> list[Findin
 
 def listed(names: Sequence[str]) -> str:
     """Modalities, and the label, as findings write them."""
-    return ", ".join(name if name == "label" else name.upper() for name in names)
+    return ", ".join(name if name == LABEL else name.upper() for name in names)
 
 
 def flip_name(axes: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ def test_changed_files_of_phantoms_are_counted(tmp_path, capsys, monkeypatch):
     assert alignment.main([str(tmp_path)]) == 0
     title, _, *lines = capsys.readouterr().out.splitlines()
     assert title == "2 cases; suspected as they are: 0 of 44 sets of their files"
-    split = lines.index("one image changed: noticed, suspected, of")
+    split = lines.index("one file changed: noticed, suspected, of")
     found = {line[:20].strip(): line[20:].split() for line in lines[:split]}
     assert {row: columns[2::3] for row, columns in found.items()} == {
         "label of 2 and label": ["2", "12", "2", "12"],
@@ -24,6 +24,7 @@ def test_changed_files_of_phantoms_are_counted(tmp_path, capsys, monkeypatch):
     apart = {row.strip(): numbers for row, *numbers in (line.rsplit(maxsplit=3) for line in lines[split + 1 :])}
     assert apart["4 mm, of 2"] == ["24", "24", "24"]
     assert apart["20 mm, of 2"] == ["0", "24", "24"]  # as images that have little in common
+    assert apart["label  4 mm, of 2"][1:] == ["12", "12"]
     assert apart["15 degrees, of 2"][1:] == ["12", "12"]
     assert apart["another patient's, of 2"] == ["4", "4", "4"]
 

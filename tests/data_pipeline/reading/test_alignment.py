@@ -235,6 +235,29 @@ def test_a_moved_and_a_mirrored_image(case):
     assert found == {FILES["t1"]: "moved about 4 mm to the front", FILES["t2"]: "mirrored left-right"}
 
 
+@pytest.mark.parametrize(("axis", "sign"), BACK)
+@pytest.mark.parametrize("modalities", SETS[:3], ids="-".join)
+def test_a_moved_label_is_named_with_the_way_back(case, axis, sign, modalities):
+    images, classes = case
+    images = {m: images[m] for m in modalities}
+    [finding] = check(images, np.roll(classes, 2 * sign, axis))
+    assert (finding.severity, finding.file, finding.command) == ("warning", LABEL, None)
+    others = ", ".join(m.upper() for m in modalities)
+    assert finding.found == f"label fits {others} better when moved about 8 mm to the {BACK[axis, sign]}"
+    assert "another origin" in finding.remedy
+
+
+def test_a_label_moves_with_the_images_it_was_drawn_on(case):
+    images, classes = case
+    with_it = {m: moved(image, 1, 1) for m, image in images.items()}
+    assert check(with_it, np.roll(classes, 1, 1)) == []
+    with_it["t1"] = images["t1"]
+    assert [f.file for f in check(with_it, np.roll(classes, 1, 1))] == [FILES["t1"]]
+    assert (
+        check({m: i for m, i in images.items() if m != "flair"}, np.roll(classes, 2, 1)) == []
+    )  # nothing to see it by
+
+
 @pytest.fixture
 def stranger():
     return made(np.random.default_rng(7))[0]

@@ -42,7 +42,7 @@ def _prepare(options: argparse.Namespace) -> int:
     cache = prepared_folder(options.cache)
     if options.dry_run:
         settings = Settings(spacing, options.ignore_affine)
-        survey = survey_cases(cases, settings, cache, workers=options.workers, verify=options.verify)
+        survey = survey_cases(cases, settings, cache, workers=options.workers, progress=True, verify=options.verify)
         print("\n".join(survey.lines()))
         survey.require_space()
         return 0

@@ -25,7 +25,7 @@ from jaxtyping import Bool, UInt8
 
 from data_pipeline.conventions import Modality
 from data_pipeline.reading import mending
-from data_pipeline.reading.checks import CheckedImage
+from data_pipeline.reading.checks import SMALLEST_BRAIN, CheckedImage
 from data_pipeline.reading.clinical import ANCHORS
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import (
@@ -45,8 +45,6 @@ from data_pipeline.reading.information import (
 )
 from data_pipeline.reading.mirrored import LABEL, image_flips, label_flip, listed, mirrored
 
-SMALLEST_BRAIN = 0.4
-"""Litres of brain below which images are only compared with their mirror images: a fragment has little to show."""
 STEP_MM = 4.0
 """Images are moved by about this distance and by twice it."""
 

@@ -15,6 +15,7 @@ from data_pipeline.reading.nifti import Geometry, Volume
 AFFINE_TOLERANCE = 1e-3  # mm; registered images agree to rounding
 SPACING_TOLERANCE = 0.05  # mm around the 1 mm of BraTS
 SKULL_STRIPPED_FRACTION = 0.6  # a brain fills about 18 % of BraTS's volume and half of its own bounding box
+SMALLEST_BRAIN = 0.4  # litres below which images are not compared by their tissues: a fragment has too few of them
 LARGEST_BRAIN = 2.5  # litres; an adult brain with its CSF has 1.0 to 1.9
 BORDER_SHARE = 0.5  # of the outermost voxels must share a value for it to be the background
 VOLUME_SHARE = 0.05  # the same for the whole volume, where the image is cropped to the head

@@ -23,11 +23,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.reading.checks import SMALLEST_BRAIN
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.nifti import Volume
 
-SMALLEST_BRAIN = 0.4
-"""Litres of unlabelled brain below which tissues are not looked for: a fragment has other shares of them."""
 SAMPLED_VOXELS = 200_000
 """About how many voxels of the brain the percentiles are of; more change none of the figures."""
 LESION_VOXELS = 100

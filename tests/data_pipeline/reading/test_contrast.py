@@ -6,7 +6,8 @@ import pytest
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.formats import find_cases
 from data_pipeline.phantom.write import make_phantoms
-from data_pipeline.reading.contrast import SMALLEST_BRAIN, check_contrast
+from data_pipeline.reading.checks import SMALLEST_BRAIN
+from data_pipeline.reading.contrast import check_contrast
 from data_pipeline.reading.scan import inspect_case, read_scan
 
 SWAPS = [("t1", "t1ce"), ("t1", "t2"), ("t1", "flair"), ("t2", "flair"), ("t1ce", "flair"), ("t1ce", "t2")]

@@ -24,16 +24,16 @@ from data_pipeline.errors import InputError, one_line
 from data_pipeline.formats import Case, describe
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label, write_label
-from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import add_network_options, ensure_writable
-from kd_jax.evaluation_data import EvaluationData, Part, evaluation_data, refuse_other_data
-from kd_jax.evaluation_results import Conditions, Evaluation, Evaluations, draw, show, summary
+from kd_jax.config.options import add_network_options, ensure_writable
+from kd_jax.evaluation.cases import EvaluationData, Part, evaluation_data, refuse_other_data
+from kd_jax.evaluation.picture import take_classes, take_view
+from kd_jax.evaluation.results import Conditions, Evaluation, Evaluations, draw, show, summary
+from kd_jax.evaluation.tables import write_case_scores, write_json
+from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
-from kd_jax.picture import take_classes, take_view
 from kd_jax.postprocessing.choice import Chosen, add_postprocessing_options, choose_postprocessing
 from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
-from kd_jax.report import write_case_scores, write_json
-from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.runs.store import NetworkName, Which
 
 SUMMARY_FILE = "summary.json"
 PICTURE_FILE = "cases.png"

@@ -20,7 +20,7 @@ from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint, measure_cases
 from data_pipeline.formats import describe, find_cases
-from kd_jax.cli import ensure_writable
+from kd_jax.config.options import ensure_writable
 from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
 from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
 

@@ -19,10 +19,10 @@ from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label
-from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import add_network_options, ensure_writable
-from kd_jax.config import Outputs
-from kd_jax.evaluation_data import EvaluationData, evaluation_data
+from kd_jax.config.options import add_network_options, ensure_writable
+from kd_jax.config.schema import Outputs
+from kd_jax.evaluation.cases import EvaluationData, evaluation_data
+from kd_jax.inference.segmenter import Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import REGIONS
 from kd_jax.postprocessing.choice import millilitres
 from kd_jax.postprocessing.decision import (
@@ -45,7 +45,7 @@ from kd_jax.postprocessing.rule import (
     load_postprocessing,
     save_postprocessing,
 )
-from kd_jax.segment import Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.runs.store import NetworkName, Which
 
 
 def main(arguments: Sequence[str]) -> int:

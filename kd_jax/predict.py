@@ -18,14 +18,14 @@ from data_pipeline.formats import Case, find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import SEVERITIES, Refusal
 from data_pipeline.reading.nifti import write_label, write_probabilities
-from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.cli import add_network_options, ensure_writable
+from kd_jax.config.options import add_network_options, ensure_writable
+from kd_jax.evaluation.tables import write_json
+from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import region_volumes_ml
-from kd_jax.outputs import CHANNEL_NAMES
+from kd_jax.models.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
 from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
-from kd_jax.report import write_json
-from kd_jax.segment import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.runs.store import NetworkName, Which
 
 DISCLAIMER = "For research use only. Not a medical device: do not base clinical decisions on these results."
 FAILURES_FILE = "failures.json"

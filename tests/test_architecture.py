@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = {"kd_jax", "data_pipeline", "experiments", "tests"}
-VOCABULARY = {"data_pipeline.conventions", "data_pipeline.errors", "kd_jax.config"}
+VOCABULARY = {"data_pipeline.conventions", "data_pipeline.errors", "kd_jax.config.schema"}
 
 
 def _modules(package: str) -> dict[str, Path]:
@@ -42,10 +42,10 @@ def test_the_data_pipeline_imports_nothing_local_and_no_jax(name, file):
 def test_nothing_imports_experiments_or_torch_and_only_checkpoint_imports_orbax(name, file):
     tops = {n.split(".")[0] for n in _imports(file)}
     assert not tops & {"experiments", "tests", "torch"}
-    assert "orbax" not in tops or name == "kd_jax.checkpoint"
+    assert "orbax" not in tops or name == "kd_jax.runs.store"
 
 
-ALONE = ("kd_jax.losses", "kd_jax.metrics", "kd_jax.models", "kd_jax.native")
+ALONE = ("kd_jax.objective.segmentation", "kd_jax.metrics", "kd_jax.models", "kd_jax.native")
 
 
 @pytest.mark.parametrize("name", sorted(name for name in _modules("kd_jax") if name.startswith(ALONE)))
@@ -58,12 +58,14 @@ def test_losses_metrics_models_and_compiled_operators_stand_alone(name):
 def test_metrics_need_no_jax(name):
     imported = _imports(_modules("kd_jax")[name])
     assert not {n.split(".")[0] for n in imported} & {"jax", "flax"}
-    assert not {n for n in imported if n.startswith(("kd_jax.models", "kd_jax.losses", "kd_jax.native"))}
+    assert not {
+        n for n in imported if n.startswith(("kd_jax.models", "kd_jax.objective.segmentation", "kd_jax.native"))
+    }
 
 
 def test_importing_the_package_does_not_start_a_backend():
     code = (
-        "import kd_jax.train, kd_jax.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, kd_jax.evaluate, "
+        "import kd_jax.train, kd_jax.training.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, kd_jax.evaluate, "
         "kd_jax.predict, jax; "
         "from jax._src import xla_bridge; assert not xla_bridge._backends, xla_bridge._backends"
     )

@@ -12,10 +12,11 @@ import pytest
 
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from data_pipeline.formats import LAYOUTS
-from kd_jax import evaluate, journal, launch, predict
-from kd_jax import training as train
-from kd_jax.checkpoint import Checkpoints, restore_network
-from kd_jax.journal import Journal
+from kd_jax import evaluate, predict
+from kd_jax.runs.store import Checkpoints, restore_network
+from kd_jax.training import journal, launch
+from kd_jax.training import loop as train
+from kd_jax.training.journal import Journal
 from tests.data_pipeline.cases import file_of, rewrite, write_case
 from tests.kd_jax.fake_run import write_run, write_split
 

@@ -18,10 +18,10 @@ from experiments.benchmark.inference_task import (
 )
 from experiments.benchmark.step_jax import device_memory
 from experiments.benchmark.workload import Workload
-from kd_jax.inference import Forward, make_predictor, windows_per_batch
-from kd_jax.models.operators import conv3d, instance_norm_leaky_relu
+from kd_jax.inference.sliding_window import Forward, make_predictor, windows_per_batch
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
+from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu
 
 
 def segment(*, task: str, folder: str, seed: int) -> Workload:

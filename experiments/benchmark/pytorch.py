@@ -8,8 +8,8 @@ import torch
 from experiments.benchmark.step_task import draw_batch, make_config
 from experiments.benchmark.workload import Workload
 from experiments.parity.originals import build_loss, build_network, state_of, targets_of, to_torch
-from kd_jax.config import Config, DistillationConfig
-from kd_jax.losses import BARLOW_EPSILON
+from kd_jax.config.schema import Config, DistillationConfig
+from kd_jax.objective.segmentation import BARLOW_EPSILON
 
 
 class JointLoss(torch.nn.Module):

@@ -15,9 +15,9 @@ from experiments.benchmark.scaling_task import make_config
 from experiments.benchmark.sides import Measured, Side, compare, speed_ratio
 from experiments.benchmark.step_task import draw_batch
 from experiments.benchmark.workload import Workload
-from kd_jax.distill import build_networks
-from kd_jax.parallel import AXIS, local_batch, map_over_devices, replicate, shard
-from kd_jax.step import init_state, make_train_step
+from kd_jax.objective.joint import build_networks
+from kd_jax.training.devices import AXIS, local_batch, map_over_devices, replicate, shard
+from kd_jax.training.step import init_state, make_train_step
 
 THREADS = "4"
 """Of XLA's pool. With jax 0.10 a pool of two cores deadlocks where steps of several devices queue up."""

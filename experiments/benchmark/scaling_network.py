@@ -10,9 +10,9 @@ from experiments.benchmark import step_task
 from experiments.benchmark.figures import Figure
 from experiments.benchmark.scaling_task import make_config
 from experiments.benchmark.tpu import compile_step
-from kd_jax.config import Config
-from kd_jax.distill import build_networks
-from kd_jax.step import init_state
+from kd_jax.config.schema import Config
+from kd_jax.objective.joint import build_networks
+from kd_jax.training.step import init_state
 
 TOPOLOGIES = {4: "v5e:2x2", 16: "v5e:4x4"}
 """By number of chips. One chip sends nothing."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from kd_jax.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from kd_jax.config.schema import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 
 
 def make_config(

@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.benchmark.step_task import draw_batch, make_config
 from experiments.benchmark.workload import Workload
-from kd_jax.config import Config
-from kd_jax.distill import build_networks
+from kd_jax.config.schema import Config
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.parallel import AXIS, map_over_devices, replicate, shard
-from kd_jax.step import TrainState, init_state, make_train_step
+from kd_jax.objective.joint import build_networks
+from kd_jax.training.devices import AXIS, map_over_devices, replicate, shard
+from kd_jax.training.step import TrainState, init_state, make_train_step
 
 
 def joint_step(*, size: str, precision: str, seed: int, weights: str | None = None) -> Workload:

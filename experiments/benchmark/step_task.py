@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_pipeline.conventions import CLASSES, MODALITIES
-from kd_jax.config import Config, DataConfig, OptimiserConfig, StudentConfig, TeacherConfig, Triple
+from kd_jax.config.schema import Config, DataConfig, OptimiserConfig, StudentConfig, TeacherConfig, Triple
 
 
 @dataclass(frozen=True)

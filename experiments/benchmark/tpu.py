@@ -15,8 +15,8 @@ from typing import Any
 
 from data_pipeline.errors import InputError
 from experiments.benchmark.figures import Figure, Options, Part
-from kd_jax.config import Config
-from kd_jax.settings import dump_config, load_config
+from kd_jax.config.load import dump_config, load_config
+from kd_jax.config.schema import Config
 
 PEAK_FLOPS = 197e12
 """bf16 operations a second of a v5e chip (Google Cloud, "TPU v5e")."""

@@ -19,11 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmark.tpu import Compiled, roofline
 from experiments.benchmark.tpu_hlo import collective_bytes, traffic
-from kd_jax.config import Config
-from kd_jax.distill import build_networks
-from kd_jax.parallel import AXIS
-from kd_jax.settings import parse_config
-from kd_jax.step import init_state, make_train_step
+from kd_jax.config.load import parse_config
+from kd_jax.config.schema import Config
+from kd_jax.objective.joint import build_networks
+from kd_jax.training.devices import AXIS
+from kd_jax.training.step import init_state, make_train_step
 
 
 def main(topology: str) -> None:

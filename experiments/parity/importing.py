@@ -34,12 +34,12 @@ from data_pipeline.conventions import CLASSES, MODALITIES, Modality
 from data_pipeline.formats import find_cases
 from experiments.parity.check import GOLDEN, Check
 from experiments.parity.importing_variants import PLAIN, RESIDUAL, SMALL, Variant
-from kd_jax.checkpoint import restore_network
 from kd_jax.import_nnunet import main as import_nnunet
+from kd_jax.inference.segmenter import load_segmenter, segment_case
 from kd_jax.nnunet.plans import read_plan
 from kd_jax.nnunet.tables import Table
 from kd_jax.nnunet.trainers import is_known
-from kd_jax.segment import load_segmenter, segment_case
+from kd_jax.runs.store import restore_network
 
 FOLDER = GOLDEN / "nnunet_result"
 """A result folder of nnU-Net, as small as one can be."""

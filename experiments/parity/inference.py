@@ -29,12 +29,12 @@ from data_pipeline.resample import (
     slice_axis,
 )
 from experiments.parity.check import GOLDEN, Check
-from kd_jax.config import NetworkConfig
-from kd_jax.inference import Forward, make_predictor
-from kd_jax.models.operators import conv3d, instance_norm_leaky_relu
+from kd_jax.config.schema import NetworkConfig
+from kd_jax.inference.sliding_window import Forward, make_predictor
+from kd_jax.inference.windows import Shape3, gaussian_importance, window_starts
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.windows import Shape3, gaussian_importance, window_starts
+from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu
 
 RESAMPLING: dict[str, tuple[Shape3, Spacing, Spacing]] = {
     "coarser": ((14, 16, 12), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0)),

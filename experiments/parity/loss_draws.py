@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
-from kd_jax.config import LossConfig
+from kd_jax.config.schema import LossConfig
 
 SCALES = 1.0, 30.0
 """Of the logits: undecided, and as sure as a trained network."""

@@ -26,12 +26,12 @@ from experiments.parity.originals import (
     targets_of,
     to_torch,
 )
-from kd_jax.config import Config, LossConfig, NetworkConfig, OptimiserConfig, TrainConfig
-from kd_jax.distill import segmentation_loss
-from kd_jax.models.operators import conv3d, instance_norm_leaky_relu
+from kd_jax.config.schema import Config, LossConfig, NetworkConfig, OptimiserConfig, TrainConfig
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.step import make_optimiser, make_schedule
+from kd_jax.objective.joint import segmentation_loss
+from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu
+from kd_jax.training.step import make_optimiser, make_schedule
 
 BOUND = 1e-4
 RELATIVE = "difference, relative to the largest entry"

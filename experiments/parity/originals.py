@@ -16,7 +16,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from data_pipeline.conventions import REGION_CLASSES
 from experiments.parity.draws import draw_state
-from kd_jax.config import LossConfig, NetworkConfig, Triple
+from kd_jax.config.schema import LossConfig, NetworkConfig, Triple
 
 State = dict[str, Float32[np.ndarray, "..."]]
 

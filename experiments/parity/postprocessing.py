@@ -20,7 +20,7 @@ from nnunetv2.postprocessing.remove_connected_components import apply_postproces
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from experiments.parity.check import GOLDEN, Check
-from kd_jax.config import Outputs
+from kd_jax.config.schema import Outputs
 from kd_jax.postprocessing.decision import count_case, decide_steps
 from kd_jax.postprocessing.rule import PARTS, STEP_CLASSES, Postprocessing, Step, apply_postprocessing
 

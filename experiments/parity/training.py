@@ -13,11 +13,11 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from data_pipeline.conventions import REGION_CLASSES
 from experiments.parity.check import GOLDEN, Check
-from kd_jax.config import Config, TrainConfig
-from kd_jax.outputs import found_regions, region_truth
-from kd_jax.progress import Progress
-from kd_jax.split import split_patients
-from kd_jax.step import make_schedule, region_counts
+from kd_jax.config.schema import Config, TrainConfig
+from kd_jax.models.outputs import found_regions, region_truth
+from kd_jax.runs.split import split_patients
+from kd_jax.training.progress import Progress
+from kd_jax.training.step import make_schedule, region_counts
 
 SPLITS_FILE = GOLDEN / "splits.json"
 SIZES = 5, 23, 484, 1251

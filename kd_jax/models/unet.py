@@ -15,10 +15,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float
 
-from kd_jax.config import AXES, NetworkConfig, Remat
-from kd_jax.models.folding import choose_folds, conv3d_folded, conv3d_of_two, head_folded, refold, up_conv3d_folded
-from kd_jax.models.lean import KEPT, lean_norm
-from kd_jax.models.operators import (
+from kd_jax.config.schema import AXES, NetworkConfig, Remat
+from kd_jax.ops.folding import choose_folds, conv3d_folded, conv3d_of_two, head_folded, refold, up_conv3d_folded
+from kd_jax.ops.lean import KEPT, lean_norm
+from kd_jax.ops.operators import (
     NEGATIVE_SLOPE,
     Triple,
     average_pool3d,

@@ -18,7 +18,7 @@ class Outputs:
     """What the channels of the logits stand for.
 
     Attributes:
-      segmentation: loss of `kd_jax.config.LossConfig` that such outputs are trained with.
+      segmentation: loss of `kd_jax.config.schema.LossConfig` that such outputs are trained with.
       order: nnU-Net's channel for each of `conventions.CLASSES`, or of `conventions.REGION_CLASSES`.
       names: our name to nnU-Net's, without the background.
     """

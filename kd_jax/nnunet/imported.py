@@ -10,7 +10,8 @@ from typing import Any
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from kd_jax import __version__
-from kd_jax.config import AXES, Axis, Config
+from kd_jax.config.load import parse_config
+from kd_jax.config.schema import AXES, Axis, Config
 from kd_jax.nnunet.dataset import Outputs, read_modalities, read_outputs
 from kd_jax.nnunet.plans import Plan, read_plan
 from kd_jax.nnunet.reader import Checkpoint, read_checkpoint
@@ -18,7 +19,6 @@ from kd_jax.nnunet.results import Result
 from kd_jax.nnunet.tables import read_table
 from kd_jax.nnunet.trainers import check_trainer, is_deeply_supervised
 from kd_jax.nnunet.weights import Params, convert_weights
-from kd_jax.settings import parse_config
 
 _TOWARDS = ("R", "L"), ("A", "P"), ("S", "I")
 """Letters of each axis: as ours, and reversed."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data_pipeline.errors import InputError
-from kd_jax.models.operators import NEGATIVE_SLOPE, NORM_EPSILON
 from kd_jax.nnunet.tables import UNDERSTOOD, Table
+from kd_jax.ops.operators import NEGATIVE_SLOPE, NORM_EPSILON
 
 Axes = tuple[int, int, int]
 
@@ -34,7 +34,7 @@ class Plan:
       name: of the plans.
       axes: axis of nnU-Net's arrays that is our x, our y, our z.
       reoriented: nnU-Net's reader brings every file to R, A, S.
-      network: settings of `kd_jax.config.NetworkConfig`.
+      network: settings of `kd_jax.config.schema.NetworkConfig`.
       spacing: mm.
       patch: voxels.
       batch: patches per step.

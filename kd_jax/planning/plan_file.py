@@ -12,8 +12,8 @@ import numpy as np
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
 from data_pipeline.fingerprint import Fingerprint
+from kd_jax.config.load import parse_config
 from kd_jax.planning.planner import PRESETS, Plan, Preset
-from kd_jax.settings import parse_config
 
 _KEYS = ("data", "why", "settings")
 _SPACING_DECIMALS = 6  # mm; below, headers hold rounding

@@ -18,7 +18,7 @@ from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint
 from data_pipeline.resample import Spacing
-from kd_jax.config import NetworkConfig, Triple
+from kd_jax.config.schema import NetworkConfig, Triple
 from kd_jax.planning.topology import MIN_EDGE, Topology, feature_map_size, pool
 
 T = TypeVar("T", int, float)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.errors import InputError
-from kd_jax.checkpoint import NetworkName
 from kd_jax.postprocessing.rule import (
     POSTPROCESSING_FILE,
     Postprocessing,
@@ -18,6 +17,7 @@ from kd_jax.postprocessing.rule import (
     load_postprocessing,
     read_rules,
 )
+from kd_jax.runs.store import NetworkName
 
 
 class Chosen(NamedTuple):

@@ -16,10 +16,10 @@ from pydantic.dataclasses import dataclass
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
 from data_pipeline.errors import InputError
-from kd_jax.checkpoint import NetworkName, Which
-from kd_jax.config import Axis, Outputs, PositiveFloat
+from kd_jax.config.schema import Axis, Outputs, PositiveFloat
+from kd_jax.evaluation.tables import write_json
 from kd_jax.postprocessing.components import FOREGROUND_CLASSES, keep_largest_of, remove_small_enhancing
-from kd_jax.report import write_json
+from kd_jax.runs.store import NetworkName, Which
 
 POSTPROCESSING_FILE = "postprocessing.json"
 

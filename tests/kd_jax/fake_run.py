@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
-from kd_jax.checkpoint import Checkpoints
-from kd_jax.config import Config, DataConfig, LossConfig, StudentConfig, TeacherConfig
-from kd_jax.distill import build_networks
-from kd_jax.split import SplitRecord
-from kd_jax.step import init_state
+from kd_jax.config.schema import Config, DataConfig, LossConfig, StudentConfig, TeacherConfig
+from kd_jax.objective.joint import build_networks
+from kd_jax.runs.split import SplitRecord
+from kd_jax.runs.store import Checkpoints
+from kd_jax.training.step import init_state
 
 STEP = 7
 

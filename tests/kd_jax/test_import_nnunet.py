@@ -12,16 +12,16 @@ from data_pipeline.errors import InputError
 from data_pipeline.formats import find_cases
 from data_pipeline.reading.subject import load_subject
 from kd_jax import import_nnunet
-from kd_jax.checkpoint import default_network, restore_network
-from kd_jax.distill import build_networks
+from kd_jax.config.load import load_config
+from kd_jax.inference.segmenter import load_segmenter, segment_case
+from kd_jax.models.outputs import to_classes
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint
 from kd_jax.nnunet.results import find_result
-from kd_jax.outputs import to_classes
-from kd_jax.segment import load_segmenter, segment_case
-from kd_jax.settings import load_config
-from kd_jax.step import init_state
-from kd_jax.teacher import check_teacher, load_teacher, teacher_settings
+from kd_jax.objective.joint import build_networks
+from kd_jax.runs.store import default_network, restore_network
+from kd_jax.training.step import init_state
+from kd_jax.training.teacher import check_teacher, load_teacher, teacher_settings
 from tests.data_pipeline.cases import file_of, write_nifti
 from tests.kd_jax.torch_archive import save, tensor
 

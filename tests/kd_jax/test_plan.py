@@ -8,8 +8,8 @@ import pytest
 
 from data_pipeline.command_line import COMMAND_ERROR, run_command
 from kd_jax import plan
+from kd_jax.config.load import parse_config
 from kd_jax.planning.plan_file import read_plan
-from kd_jax.settings import parse_config
 from tests.data_pipeline.cases import file_of, write_case
 
 

@@ -10,6 +10,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.formats import find_cases
 from data_pipeline.reading.nifti import read_label
 from kd_jax import postprocess
+from kd_jax.inference.segmenter import load_segmenter, segment_case
 from kd_jax.metrics import region_scores
 from kd_jax.postprocessing.choice import choose_postprocessing
 from kd_jax.postprocessing.components import remove_small_enhancing
@@ -30,7 +31,6 @@ from kd_jax.postprocessing.rule import (
     load_postprocessing,
     save_postprocessing,
 )
-from kd_jax.segment import load_segmenter, segment_case
 from tests.data_pipeline.cases import write_case
 from tests.kd_jax.fake_run import STEP, write_run, write_split
 

@@ -10,9 +10,9 @@ from data_pipeline.command_line import run_command
 from data_pipeline.conventions import CONVENTIONS
 from data_pipeline.formats import find_cases
 from kd_jax import predict
-from kd_jax import segment as segmentation
+from kd_jax.inference import segmenter as segmentation
+from kd_jax.inference.segmenter import load_segmenter, segment_case
 from kd_jax.postprocessing.rule import Postprocessing, save_postprocessing
-from kd_jax.segment import load_segmenter, segment_case
 from tests.data_pipeline.cases import file_of, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from data_pipeline.command_line import run_command
-from kd_jax import training as train_module
-from kd_jax.checkpoint import restore_network, restore_state
-from kd_jax.distill import build_networks
-from kd_jax.journal import read_log
-from kd_jax.launch import main
-from kd_jax.settings import load_config
-from kd_jax.step import init_state
+from kd_jax.config.load import load_config
+from kd_jax.objective.joint import build_networks
+from kd_jax.runs.store import restore_network, restore_state
+from kd_jax.training import loop as train_module
+from kd_jax.training.journal import read_log
+from kd_jax.training.launch import main
+from kd_jax.training.step import init_state
 from tests.data_pipeline.cases import write_case
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.config import Config
-from kd_jax.settings import parse_config
+from kd_jax.config.load import parse_config
+from kd_jax.config.schema import Config
 
 PATCH = (16, 16, 16)
 

@@ -4,7 +4,7 @@ import pytest
 from experiments.benchmark import inference, inference_jax
 from experiments.benchmark.figures import Options
 from experiments.benchmark.inference_task import EVERY, OUTPUTS, TASKS
-from kd_jax.windows import window_count
+from kd_jax.inference.windows import window_count
 
 
 def kept(folder, side):

@@ -1,0 +1,247 @@
+"""Trained networks applied to cases: files in, classes on the case's own grid out.
+
+One network or several: the logits of an ensemble are averaged on the original grid of the case. nnU-Net averages
+those of its folds on their common grid and resamples the mean; as resampling is linear the two agree, and here
+members may have other spacings and see other modalities.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, PyTree, UInt8
+from tqdm import tqdm
+
+from data_pipeline import storage
+from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.errors import InputError
+from data_pipeline.formats import Case
+from data_pipeline.reading.checks import check_same_grid
+from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.subject import Subject, load_subject, to_original_grid
+from data_pipeline.resample import Spacing
+from kd_jax.config.schema import AXES, Axis, Config, Outputs
+from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
+from kd_jax.inference.windows import window_count
+from kd_jax.models.outputs import OUTSIDE, to_classes, to_probabilities
+from kd_jax.models.unet import UNet
+from kd_jax.objective.joint import Params
+from kd_jax.runs.store import NetworkName, Restored, Which, default_network, restore_network
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A restored network, compiled once for all cases and all networks of its architecture.
+
+    Attributes:
+      run: where it is from.
+      name: which of the run's two networks.
+      config: of the run.
+      step: training step of the checkpoint.
+      modalities: what the network sees, in channel order.
+      params: of the network.
+      predict: parameters and images [D, H, W, M] of `MODALITIES` to logits [D, H, W, K].
+    """
+
+    run: Path
+    name: NetworkName
+    config: Config
+    step: int
+    modalities: tuple[Modality, ...]
+    params: Params
+    predict: Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """One network, or an ensemble whose logits are averaged.
+
+    Attributes:
+      members: at least one; what their channels stand for is the same.
+      mirror: axes mirrored; logits are averaged over all combinations.
+    """
+
+    members: tuple[Member, ...]
+    mirror: tuple[Axis, ...]
+
+    @property
+    def name(self) -> str:
+        """What the members are: student, teacher, or both."""
+        return " and ".join(sorted({member.name for member in self.members}))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What a case must have, in channel order."""
+        return tuple(m for m in MODALITIES if any(m in member.modalities for member in self.members))
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the channels of the logits stand for."""
+        return self.members[0].config.outputs
+
+    def apart(self) -> tuple["Segmenter", ...]:
+        """Each member on its own."""
+        return tuple(replace(self, members=(member,)) for member in self.members)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What networks made of one case, on the canonical original grid of its images.
+
+    Attributes:
+      classes: internal classes by the averaged, linearly resampled logits; background outside the brain's box.
+      probabilities: of the channels `outputs.CHANNEL_NAMES`, where asked for; outside the brain's box certain.
+      subject: what the first network saw, and where it lies.
+      findings: what was unusual about the files.
+    """
+
+    classes: UInt8[np.ndarray, "d h w"]
+    probabilities: Float32[np.ndarray, "d h w k"] | None
+    subject: Subject
+    findings: tuple[Finding, ...]
+
+
+def load_segmenter(
+    runs: Sequence[Path], network: NetworkName | None, which: Which, *, mirror: Sequence[Axis]
+) -> Segmenter:
+    """Restore a network of each run and prepare them for whole volumes.
+
+    Args:
+      runs: at least one run folder; the networks of several are an ensemble.
+      network: which network; None takes the student where a run has one, else the teacher.
+      which: checkpoint.
+      mirror: axes to mirror.
+
+    Raises:
+      InputError: a run is given twice, is no run or has no such checkpoint or network, or the networks of the runs
+        have outputs of different kinds.
+    """
+    members: list[Member] = []
+    predictors: dict[tuple[UNet, tuple[int, ...], tuple[int, ...]], Predictor] = {}
+    for run in runs:
+        if run.resolve() in [member.run.resolve() for member in members]:
+            raise InputError(f"{run}: given twice; name each run once")
+        restored = restore_network(run, network or default_network(run, which), which)
+        config = restored.config
+        architecture = restored.module, config.data.patch, restored.settings.channels
+        if architecture not in predictors:
+            predictors[architecture] = _compile(restored, mirror)
+        member = Member(
+            run, restored.network, config, restored.step, restored.modalities, restored.params, predictors[architecture]
+        )
+        members.append(member)
+        if config.outputs != members[0].config.outputs:
+            raise InputError(
+                f"{run}: its network gives {config.outputs}, that of {members[0].run} {members[0].config.outputs}, and "
+                "logits of the two cannot be averaged; combine runs of one loss.segmentation"
+            )
+    return Segmenter(tuple(members), tuple(mirror))
+
+
+def missing_modalities(case: Case, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The modalities a network needs and the case does not have."""
+    return tuple(m for m in modalities if m not in case.images)
+
+
+def segment_case(
+    segmenter: Segmenter,
+    case: Case,
+    *,
+    probabilities: bool = False,
+    ignore_affine: bool = False,
+    refuse_raw: bool = False,
+    progress: bool = True,
+) -> Segmentation:
+    """Segment one case that has every modality of the networks. Its label is not read.
+
+    The case is read once per spacing and set of modalities among the members. Held are what reading takes, a sum of
+    logits on the original grid, and the logits of one network at a time. Of these what is larger than
+    `storage.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel,
+    a few times `storage.SLAB` and what `inference` has on the device: 1000³ voxels and four channels keep 32 GB on
+    disk.
+
+    Args:
+      segmenter: from `load_segmenter`.
+      case: from `data_pipeline.formats.find_cases`.
+      probabilities: return them as well.
+      ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
+      refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
+      progress: show the windows as a bar, on a terminal.
+
+    Raises:
+      InputError: a file of the case cannot be used, or there is no room for a large volume.
+    """
+    outputs, outside = segmenter.outputs, OUTSIDE[segmenter.outputs]
+    first: Subject | None = None
+    findings: list[Finding] = []
+    for subject, members in _read(segmenter, case, ignore_affine, refuse_raw):
+        if first is None:
+            first = subject
+            total = storage.zeros((*subject.reference.shape, len(outside)))
+            looked = np.zeros(subject.reference.shape, bool)
+        findings += check_same_grid(first.reference, subject.reference, ignore_affine=ignore_affine)
+        findings += subject.findings
+        looked[subject.crop] = True
+        for member in members:
+            for rows, slab in to_original_grid(_apply(member, subject, progress), subject, outside):
+                total[rows] += slab
+    if first is None:
+        raise ValueError("a segmenter without members")
+    classes = np.empty(looked.shape, np.uint8)
+    certain = np.clip(outside, 0, 1)  # the background, or no region
+    for rows in storage.slabs(total.shape):
+        mean = np.asarray(total[rows] / len(segmenter.members))
+        classes[rows] = to_classes(mean, outputs)
+        if probabilities:  # they take the place of the sum: there may be no room for both
+            total[rows] = np.where(looked[rows][..., None], to_probabilities(mean, outputs), certain)
+    return Segmentation(classes, total if probabilities else None, first, tuple(dict.fromkeys(findings)))
+
+
+def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:
+    module, patch = restored.module, restored.config.data.patch
+    axes = [1 + axis for axis in _reversed_axes(restored.config, restored.network)]
+
+    def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
+        return jnp.flip(module.apply({"params": params}, jnp.flip(x, axes))[0][0], axes)
+
+    return make_predictor(
+        forward,
+        patch,
+        inputs=restored.settings.channels,
+        outputs=restored.config.output_channels,
+        batch=windows_per_batch(patch, jax.default_backend()),
+        mirror_axes=[AXES.index(axis) for axis in mirror],
+    )
+
+
+def _read(
+    segmenter: Segmenter, case: Case, ignore_affine: bool, refuse_raw: bool
+) -> Iterator[tuple[Subject, list[Member]]]:
+    """The case as the members see it, once for all that see the same."""
+    alike: dict[tuple[Spacing, tuple[Modality, ...]], list[Member]] = {}
+    for member in segmenter.members:
+        alike.setdefault((member.config.data.spacing, member.modalities), []).append(member)
+    for (spacing, modalities), members in alike.items():
+        unlabelled = replace(case, label=None)
+        subject = load_subject(unlabelled, spacing, modalities, ignore_affine=ignore_affine, refuse_raw=refuse_raw)
+        yield subject, members
+
+
+def _apply(member: Member, subject: Subject, progress: bool) -> Float32[np.ndarray, "d h w k"]:
+    """Logits on the subject's grid."""
+    # A network that sees volumes reversed has learnt from windows laid over reversed volumes: windows are not placed
+    # and weighted symmetrically, so the whole volume is reversed here, and the network's own reversal undone above.
+    axes = _reversed_axes(member.config, member.name)
+    count = window_count(subject.images.shape[:3], member.config.data.patch)
+    # None: tqdm shows nothing where stderr is not a terminal.
+    disable = None if progress else True
+    with tqdm(total=count, desc=subject.case.id, unit="window", leave=False, disable=disable) as bar:
+        return np.flip(member.predict(member.params, np.flip(subject.images, axes), bar.update), axes)
+
+
+def _reversed_axes(config: Config, network: NetworkName) -> tuple[int, ...]:
+    settings = config.student if network == "student" else config.teacher
+    return tuple(AXES.index(axis) for axis in settings.reversed_axes)

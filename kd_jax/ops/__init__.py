@@ -1,0 +1,1 @@
+"""3-D operators, in the form that suits each platform."""

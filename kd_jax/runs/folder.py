@@ -1,0 +1,153 @@
+"""The run folder: made new, opened again, described."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_pipeline.errors import InputError
+from data_pipeline.files import write_atomically
+from kd_jax import __version__
+from kd_jax.config.load import config_values, dump_config, load_config
+from kd_jax.config.options import ensure_writable
+from kd_jax.config.schema import Config
+from kd_jax.runs.folds import Fold, resume_folds, write_folds
+from kd_jax.runs.split import SplitRecord, joined_name
+from kd_jax.runs.store import has_checkpoint
+
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+MAY_CHANGE = ("data.root", "data.splits", "data.cache", "data.workers", "train.save_every")
+"""Settings that do not change the numbers of a run, so that a resumed one may have them otherwise."""
+_PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel"
+
+
+def default_run(config: Config) -> Path:
+    """A folder for a new run: runs/DATA_SUBSET_TIME."""
+    data = "phantom" if config.data.root is None else joined_name(config.data.root)
+    return Path("runs") / f"{data}_{'-'.join(config.student.modalities)}_{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def check_new_run(run: Path, *, overwrite: bool) -> None:
+    """Whether a new run may go to this folder, asked before its cases are prepared. Leaves no trace.
+
+    Raises:
+      InputError: the folder holds a run, or something else, or cannot be written.
+    """
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run}: is a file; give a folder for the run")
+    if run.is_dir() and any(run.iterdir()):
+        if not (run / CONFIG_FILE).exists():
+            raise InputError(f"{run}: holds files but no run; give an empty or new folder")
+        if not overwrite:
+            raise InputError(
+                f"{run}: holds a run; go on with --resume, start anew with --overwrite, or give another --run"
+            )
+    ensure_writable(run)
+
+
+def open_run(
+    run: Path,
+    config: Config,
+    split: SplitRecord,
+    folds: Sequence[Fold],
+    arguments: Sequence[str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Makes the folder of a new run and writes its configuration, environment, split and folds.
+
+    Raises:
+      InputError: as `check_new_run`.
+    """
+    check_new_run(run, overwrite=overwrite)
+    if run.is_dir():
+        _clear(run)
+    write_atomically(run / CONFIG_FILE, dump_config(config).encode())
+    write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
+    split.write(run)
+    write_folds(run, folds)
+
+
+def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
+    """The configuration of a run to be continued.
+
+    Raises:
+      InputError: there is nothing to continue, or an override would change the run.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise InputError(f"{run}: not a run folder (no {CONFIG_FILE} in it); give the folder that training printed")
+    if not has_checkpoint(run, "latest"):
+        raise InputError(f"{run}: has no checkpoint to resume from; start anew with --overwrite")
+    before, after = load_config(run / CONFIG_FILE, {}), load_config(run / CONFIG_FILE, overrides)
+    old, new = config_values(before), config_values(after)
+    changed = [key for key in old if old[key] != new[key] and key not in MAY_CHANGE]
+    if changed:
+        raise InputError(
+            f"{', '.join(changed)}: cannot change when resuming {run}, which was started with other values; "
+            f"allowed: {', '.join(MAY_CHANGE)}"
+        )
+    return after
+
+
+def resume_split(run: Path, split: SplitRecord, folds: Sequence[Fold]) -> None:
+    """Holds the cases found now against those the run was started with, and writes where they are now.
+
+    Raises:
+      InputError: other cases train or are held out than before, or the folds are others.
+    """
+    before = SplitRecord.read(run)
+    if before is not None and (before.train, before.validation) != (split.train, split.validation):
+        old, new = {*before.train, *before.validation}, {*split.train, *split.validation}
+        changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, split otherwise"
+        raise InputError(
+            f"{split.place}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
+            f"{changed}); bring back what was there, or start a new run"
+        )
+    resume_folds(run, folds)
+    split.write(run)
+
+
+def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a run depends on besides its configuration: versions, devices, command."""
+    devices = jax.devices()
+    return {
+        "kd_jax": __version__,
+        "commit": _commit(),
+        "command": ["python", "-m", "kd_jax.train", *arguments],
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "devices": [f"{device.platform} {device.device_kind}" for device in devices],
+        "hosts": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _clear(run: Path) -> None:
+    for entry in run.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _commit() -> str | None:
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
+    try:
+        # An environment inside some other repository is not a checkout of this one.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

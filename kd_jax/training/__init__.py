@@ -1,0 +1,1 @@
+"""From an opened run folder to a trained run."""

@@ -1,0 +1,223 @@
+"""Training of a teacher and a student at once, from an opened run folder to the end of the run.
+
+The folder then also holds log.jsonl, progress.png, tensorboard/ and checkpoints/{latest,best}.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from tqdm import tqdm
+
+from data_pipeline.conventions import MODALITIES, REGION_CLASSES
+from data_pipeline.errors import InputError
+from data_pipeline.patches.loader import training_batches, validation_batches
+from kd_jax.config.schema import Config
+from kd_jax.native import library
+from kd_jax.objective.joint import Params, build_networks
+from kd_jax.runs.store import Checkpoints, restore_state
+from kd_jax.training.cases import Split, loader_settings
+from kd_jax.training.devices import AXIS, local_batch, map_over_devices, must_block_every_step, replicate, say, shard
+from kd_jax.training.journal import Journal
+from kd_jax.training.progress import Progress
+from kd_jax.training.step import Batch, TrainState, init_state, make_train_step, make_validation_step
+from kd_jax.training.stop import StopRequest
+
+NETWORKS = "teacher", "student"
+VALIDATION_SEED = 1
+"""Offset of the run's seed for the validation patches, which stay the same in every epoch."""
+LOG_EVERY = 10
+"""Steps between step records of the log."""
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
+
+
+def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Params | None = None) -> int:
+    """Trains a run to its end or until asked to stop; returns the exit status.
+
+    Args:
+      config: the run.
+      run: its folder, opened.
+      split: its cases.
+      resume: continue from the latest checkpoint.
+      teacher: parameters a new run's teacher starts with; None draws them.
+
+    Raises:
+      InputError: the checkpoint does not fit, or the loss is no number any more.
+    """
+    per_device = local_batch(config.train.batch)
+    networks = build_networks(config, AXIS)
+    state, progress = init_state(networks, config), Progress()
+    if teacher is not None:
+        state = replace(state, teacher=replace(state.teacher, params={"network": teacher}))
+    if resume:
+        state, position = restore_state(run, state)
+        progress = Progress.from_position(position)
+    state = replicate(state)
+    _announce(config, run, split, state, per_device, progress)
+    train_step = map_over_devices(make_train_step(networks, config, AXIS), donate=True)
+    validation_step = map_over_devices(make_validation_step(networks, config, AXIS), donate=False)
+    with (
+        StopRequest() as stop,
+        Journal(run, progress.step, write=jax.process_index() == 0) as journal,
+        Checkpoints(run) as checkpoints,
+        closing(_training_batches(config, split, progress.step)) as batches,
+    ):
+        while progress.epoch < config.train.epochs and not stop.requested:
+            started = time.monotonic()
+            state = _train_epoch(config, state, progress, train_step, batches, journal, stop)
+            finished = progress.step == (progress.epoch + 1) * config.train.iterations
+            progress.seconds += time.monotonic() - started
+            if finished:
+                started = time.monotonic()
+                counts = _validate(config, split, state, validation_step)
+                progress.seconds += time.monotonic() - started
+                _end_epoch(config, state, progress, counts, journal, checkpoints)
+        if progress.epoch < config.train.epochs:
+            checkpoints.save("latest", state, progress.to_position(), config)
+    if progress.epoch < config.train.epochs:
+        say(f"stopped at step {progress.step}; go on with: python -m kd_jax.train --run {run} --resume")
+        return stop.exit_status
+    say(f"trained; score it with: python -m kd_jax.evaluate {run} --network both")
+    return 0
+
+
+def _train_epoch(
+    config: Config,
+    state: TrainState,
+    progress: Progress,
+    step: Step,
+    batches: Iterator[Batch],
+    journal: Journal,
+    stop: StopRequest,
+) -> TrainState:
+    """Steps until the epoch ends or a stop is asked for; measurements are read one step behind."""
+    first, end = progress.epoch * config.train.iterations, (progress.epoch + 1) * config.train.iterations
+    pending: Mapping[str, Array] = {}
+    block = must_block_every_step()
+    with tqdm(
+        total=end - first,
+        initial=progress.step - first,
+        desc=f"epoch {progress.epoch + 1}/{config.train.epochs}",
+        unit="step",
+        leave=False,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        disable=jax.process_index() > 0,
+    ) as bar:
+        while progress.step < end and not stop.agreed(progress.step):
+            batch = shard(next(batches))
+            state, measurements = step(state, batch)
+            if block:
+                jax.block_until_ready(measurements)
+            if pending:
+                _absorb(pending, progress, journal, bar)
+            pending = measurements
+            progress.step += 1
+        if pending:
+            _absorb(pending, progress, journal, bar)
+    return state
+
+
+def _absorb(measurements: Mapping[str, Array], progress: Progress, journal: Journal, bar: Any) -> None:
+    values = {name: float(value) for name, value in jax.device_get(dict(measurements)).items()}
+    done = progress.absorb(values)
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise InputError(
+            f"{broken[0]} is no number any more at step {done}: start again with a lower optimiser.learning_rate, or "
+            "train.precision = float32; checkpoints from before are untouched"
+        )
+    if done % LOG_EVERY == 0:
+        journal.step(done, values)
+    bar.update()
+    bar.set_postfix({network: f"{values[f'{network}/loss']:.3f}" for network in NETWORKS}, refresh=False)
+
+
+def _validate(config: Config, split: Split, state: TrainState, step: Callable[..., Mapping[str, Array]]) -> np.ndarray:
+    """[network, region, (TP, FP, FN)] in voxels over the validation patches."""
+    total = np.zeros((2, len(REGION_CLASSES), 3))
+    batches = validation_batches(
+        split.validation,
+        loader_settings(config),
+        seed=config.seed + VALIDATION_SEED,
+        steps=config.train.validation_iterations,
+        **_placement(),
+    )
+    with closing(batches):
+        for batch in batches:
+            total += jax.device_get(step(state, shard(batch))["counts"])
+    return total
+
+
+def _end_epoch(
+    config: Config,
+    state: TrainState,
+    progress: Progress,
+    counts: np.ndarray,
+    journal: Journal,
+    checkpoints: Checkpoints,
+) -> None:
+    record, improved = progress.end_epoch(counts)
+    journal.epoch(progress.step, progress.epoch - 1, record)
+    position = progress.to_position()
+    if improved:
+        checkpoints.save("best", state, position, config)
+    if progress.epoch % config.train.save_every == 0 or progress.epoch == config.train.epochs:
+        checkpoints.save("latest", state, position, config)
+    dice = "   ".join(
+        f"{network} "
+        + " ".join(f"{region} {_figure(record[f'{network}/pseudo_dice/{region}'])}" for region in REGION_CLASSES)
+        for network in NETWORKS
+    )
+    losses = " ".join(f"{network} {record[f'{network}/loss']:.3f}" for network in NETWORKS)
+    barlow = f" barlow {record['barlow_twins/loss']:.3f}" if "barlow_twins/loss" in record else ""
+    say(
+        f"epoch {progress.epoch}/{config.train.epochs}  loss: {losses}{barlow}   pseudo-Dice: {dice}   "
+        f"{record['seconds']:.1f} s"
+    )
+
+
+def _training_batches(config: Config, split: Split, start_step: int) -> Any:
+    return training_batches(
+        split.train, loader_settings(config), seed=config.seed, start_step=start_step, **_placement()
+    )
+
+
+def _placement() -> dict[str, int]:
+    return {
+        "local_devices": jax.local_device_count(),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def _announce(config: Config, run: Path, split: Split, state: TrainState, per_device: int, progress: Progress) -> None:
+    device = jax.local_devices()[0]
+    say(f"run {run}: {len(split.train)} training and {len(split.validation)} validation cases of {split.place}")
+    for name, side in (("teacher", state.teacher), ("student", state.student)):
+        settings = getattr(config, name)
+        size = sum(leaf.size for leaf in jax.tree.leaves(side.params["network"])) / 1e6
+        seen = ", ".join(MODALITIES[i] for i in settings.channels)
+        say(f"{name}: {seen}; features {' '.join(map(str, settings.features))}; {size:.2f} million parameters")
+    weight = config.distillation.weight
+    say(
+        f"distillation: {f'Barlow Twins, weight {weight:g}, {config.distillation.update} update' if weight else 'none'}"
+    )
+    say(
+        f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} host(s), "
+        f"{per_device} patch(es) per device, {config.train.precision}; from step {progress.step}"
+    )
+    if device.platform == "cpu" and not library.available():
+        say("operators compiled for this CPU are about three times faster: python -m kd_jax.native")
+
+
+def _figure(value: float | None) -> str:
+    return "  - " if value is None else f"{value:.2f}"

@@ -1,0 +1,156 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline.errors import InputError
+from kd_jax.config.load import (
+    add_setting_arguments,
+    config_values,
+    dump_config,
+    load_config,
+    overrides_from,
+    parse_config,
+    refuse_unknown,
+    settings,
+)
+from kd_jax.config.schema import Config
+
+
+def _from_command_line(*arguments: str, file: Path | None = None) -> Config:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_setting_arguments(parser)
+    return load_config(file, overrides_from(parser.parse_args(arguments)))
+
+
+def test_no_arguments_give_the_defaults():
+    assert _from_command_line() == Config()
+
+
+def test_every_setting_is_reached_from_the_command_line_as_its_default_is_shown():
+    arguments = []
+    for setting in settings():
+        value = setting.default
+        items = value if isinstance(value, tuple) else (value,)
+        text = [("none" if v is None else str(v).lower() if isinstance(v, bool) else str(v)) for v in items]
+        arguments += [f"--{setting.key}", *(text or ["none"])]
+    assert _from_command_line(*arguments) == Config()
+
+
+def test_every_setting_is_described():
+    assert [s.key for s in settings() if not s.description] == []
+
+
+def test_lists_are_given_with_spaces_or_commas_and_nested_ones_with_both():
+    config = _from_command_line("--student.modalities", "flair,t1ce", "--teacher.modalities", "t1", "t2")
+    assert config.student.modalities == ("flair", "t1ce") and config.teacher.modalities == ("t1", "t2")
+    config = _from_command_line("--teacher.strides", "1,1,1", "2,2,2", "2,2,2", "2,2,2", "--data.root", "none")
+    assert config.teacher.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    assert config.data.root is None
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('seed = 3\n[train]\nepochs = 7\nbatch = 4\n[student]\nmodalities = ["flair"]\n')
+    config = _from_command_line("--train.epochs", "9", file=file)
+    assert (config.seed, config.train.epochs, config.train.batch) == (3, 9, 4)
+    assert config.student.modalities == ("flair",)
+    assert config.student.features == Config().student.features
+
+
+def test_a_part_of_the_student_keeps_its_default_modalities(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[student]\nfeatures = [4, 8, 16, 64]\n")
+    assert load_config(file, {}).student.modalities == ("flair", "t1ce")
+
+
+@given(st.integers(0, 2**31), st.floats(1e-6, 10), st.sampled_from(["ce", "dice_ce"]), st.permutations(["t1", "flair"]))
+def test_a_configuration_survives_json(seed, rate, loss, modalities):
+    values = {
+        "seed": seed,
+        "optimiser": {"learning_rate": rate},
+        "loss": {"segmentation": loss},
+        "student": {"modalities": modalities},
+    }
+    config = parse_config(values, "test")
+    assert parse_config(json.loads(dump_config(config)), "test") == config
+    assert config_values(config)["optimiser.learning_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dta": {}}, r"unknown key dta \(did you mean data\?\); allowed in \[top level\]: seed, data, teacher"),
+        ({"data": {"rooot": "x"}}, r"unknown key data.rooot \(did you mean root\?\); allowed in \[data\]: root, "),
+        ({"data": {"augmentation": {"blurr": 1}}}, r"unknown key data.augmentation.blurr \(did you mean blur\?\)"),
+        ({"train": {"epochs": 0}}, "train.epochs: input should be greater than 0, found 0"),
+        ({"train": {"epochs": "many"}}, "train.epochs: input should be a valid integer.*found 'many'"),
+        (
+            {"loss": {"segmentation": "focal"}},
+            "loss.segmentation: input should be 'ce', 'dice_ce' or 'dice_bce', found 'focal'",
+        ),
+        ({"student": {"modalities": ["t3"]}}, "student.modalities: input should be 't1', 't1ce', 't2' or 'flair'"),
+        ({"student": {"modalities": ["t1", "t1"]}}, "student: modalities .* name one twice"),
+        ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate: input should be a finite number"),
+        ({"data": {"fold": 5}}, r"data.fold is 5; allowed: 0 to 4"),
+        (
+            {"data": {"patch": [40, 40, 42]}},
+            r"data.patch \(40, 40, 42\) does not fit the teacher.*multiple.*\(8, 8, 8\)",
+        ),
+        ({"teacher": {"kernels": [[2, 3, 3]] * 4}}, "teacher: kernels hold .*must be odd"),
+        ({"teacher": {"strides": [[1, 1, 1]]}}, "teacher: strides has 1 stages, features has 4"),
+        ({"distillation": {"update": "alternating", "stop_gradient": False}}, "allowed only with stop_gradient = true"),
+        (
+            {"data": {"augmentation": {"mirror": 1.5}}},
+            "augmentation.mirror is 1.5, but it is a probability: use 0 to 1",
+        ),
+        ({"data": {"foreground": 2}}, "data.foreground: input should be less than or equal to 1, found 2"),
+    ],
+)
+def test_unknown_keys_and_impossible_values_are_refused_by_name(values, message):
+    with pytest.raises(InputError, match=message):
+        parse_config(values, "my.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--data.rooot", "x"],
+            r"unknown option --data.rooot \(did you mean --data.root\?\); allowed there: --data.root, ",
+        ),
+        (["--train.epocs=3"], r"--train.epocs \(did you mean --train.epochs\?\); allowed there: --train.epochs, "),
+        (["--zzz"], "unknown option --zzz; --help lists every setting"),
+        (["stray"], "unknown option stray"),
+    ],
+)
+def test_unknown_options_are_refused_with_what_is_allowed(arguments, message):
+    with pytest.raises(InputError, match=message):
+        refuse_unknown(arguments)
+    refuse_unknown([])
+
+
+def test_all_problems_are_named_at_once_with_the_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[train]\nepochs = -1\nbatch = 0\n")
+    with pytest.raises(InputError) as error:
+        load_config(file, {})
+    assert str(file) in str(error.value)
+    assert "train.epochs" in str(error.value) and "train.batch" in str(error.value)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.toml: no such configuration file"):
+        load_config(tmp_path / "missing.toml", {})
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[train\n")
+    with pytest.raises(InputError, match=r"broken\.toml: not a readable \.toml file"):
+        load_config(broken, {})
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "experiments" / "configs").glob("*.toml")))
+def test_published_settings_are_valid(file):
+    assert isinstance(load_config(file, {}), Config)

@@ -11,6 +11,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
+Shape3 = tuple[int, int, int]
+"""Voxels per axis of a volume, a patch or a window; strides and kernel sizes, too."""
+
+Index3 = tuple[int, int, int]
+"""A voxel by its index along each axis, or a displacement in whole voxels."""
+
+Spacing = tuple[float, float, float]
+"""Edges of a voxel, in mm."""
+
 Modality = Literal["t1", "t1ce", "t2", "flair"]
 Region = Literal["WT", "TC", "ET"]
 

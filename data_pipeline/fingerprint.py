@@ -10,14 +10,13 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from data_pipeline.conventions import MODALITIES, Modality, region_mask
+from data_pipeline.conventions import MODALITIES, Modality, Shape3, Spacing, region_mask
 from data_pipeline.errors import InputError
 from data_pipeline.every_case import every_case
 from data_pipeline.formats import Case
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label
 from data_pipeline.reading.scan import read_scan
-from data_pipeline.resample import Shape, Spacing
 
 FOREGROUND_SAMPLES = 1_000_000
 """Tumour voxels that the intensity statistics of a modality are made from, over all cases.
@@ -53,7 +52,7 @@ class Fingerprint:
     """
 
     spacings: tuple[Spacing, ...]
-    shapes: tuple[Shape, ...]
+    shapes: tuple[Shape3, ...]
     relative_size: float
     intensities: Mapping[Modality, Intensities]
 
@@ -61,7 +60,7 @@ class Fingerprint:
 @dataclass(frozen=True, eq=False)
 class _CaseMeasures:
     spacing: Spacing
-    shape: Shape
+    shape: Shape3
     relative_size: float
     samples: Mapping[Modality, Float32[np.ndarray, "k"]]
 

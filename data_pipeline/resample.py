@@ -16,10 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 from scipy import ndimage
 
+from data_pipeline.conventions import Shape3, Spacing
 from data_pipeline.errors import InputError
-
-Shape = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 SAME_SPACING = 1e-3  # mm; below this difference nothing is resampled
 ANISOTROPIC = 3
@@ -39,7 +37,7 @@ def as_spacing(spacing: float | Sequence[float]) -> Spacing:
     return d, h, w
 
 
-def resampled_shape(shape: Shape, spacing: Spacing, target: Spacing) -> Shape:
+def resampled_shape(shape: Shape3, spacing: Spacing, target: Spacing) -> Shape3:
     """Voxels per axis after resampling from one spacing (mm) to another; the same shape if they agree."""
     if np.allclose(spacing, target, rtol=0, atol=SAME_SPACING):
         return shape
@@ -61,7 +59,7 @@ def slice_axis(spacing: Spacing, target: Spacing) -> int | None:
 
 
 def resample_image(
-    image: Float32[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+    image: Float32[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
 ) -> Float32[np.ndarray, "d2 h2 w2"]:
     """Cubic spline, held within the range of the values (of each slice, where one axis is `apart`)."""
     if image.shape == shape:
@@ -74,14 +72,14 @@ def resample_image(
 
 
 def resample_mask(
-    mask: Bool[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+    mask: Bool[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
 ) -> Bool[np.ndarray, "d2 h2 w2"]:
     """As a label of two classes."""
     return resample_label(mask.astype(np.uint8), shape, apart).astype(bool)
 
 
 def resample_label(
-    classes: UInt8[np.ndarray, "d h w"], shape: Shape, apart: int | None = None
+    classes: UInt8[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
 ) -> UInt8[np.ndarray, "d2 h2 w2"]:
     """Linear interpolation of each class's indicator, then the largest.
 
@@ -104,7 +102,7 @@ def resample_label(
 
 
 def resample_linear_rows(
-    values: Float32[np.ndarray, "d h w k"], shape: Shape, rows: slice, apart: int | None = None
+    values: Float32[np.ndarray, "d h w k"], shape: Shape3, rows: slice, apart: int | None = None
 ) -> Float32[np.ndarray, "rows h2 w2 k"]:
     """Linear interpolation of every channel, for some rows of the result's first axis.
 
@@ -125,7 +123,7 @@ def resample_linear_rows(
 
 
 def _linear(
-    values: Float32[np.ndarray, "d h w k"], shape: Shape, first: float | None = None, step: float | None = None
+    values: Float32[np.ndarray, "d h w k"], shape: Shape3, first: float | None = None, step: float | None = None
 ) -> Float32[np.ndarray, "d2 h2 w2 k"]:
     """Linear interpolation; along the first axis from the place `first` on, in steps of `step`."""
     steps = np.divide(values.shape[:3], shape)

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from data_pipeline.case import Case
 from data_pipeline.check.picture import thumbnail
-from data_pipeline.conventions import CAVITY, MODALITIES, REGION_CLASSES, Modality
+from data_pipeline.conventions import CAVITY, MODALITIES, REGION_CLASSES, Modality, Shape3, Spacing
 from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
 from data_pipeline.reading.scan import Scan, inspect_case
 
@@ -36,8 +36,8 @@ class CaseReport:
 
     case: Case
     findings: tuple[Finding, ...]
-    shape: tuple[int, int, int] | None
-    spacing: tuple[float, float, float] | None
+    shape: Shape3 | None
+    spacing: Spacing | None
     volumes_ml: Mapping[str, float]
     histograms: Mapping[Modality, Int64[np.ndarray, "bins"]]
     marks: Mapping[Modality, int]

@@ -9,10 +9,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_pipeline.conventions import OUTSIDE_BRAIN
+from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.errors import InputError
 from data_pipeline.patches import intensity
-from data_pipeline.patches.sampling import Triple
 from data_pipeline.patches.spatial import (
     Matrix,
     cut_patch,
@@ -112,13 +111,13 @@ def around_one(bounds: Range, rng: np.random.Generator) -> float:
     return rng.uniform(max(low, 1), high) if high > 1 else rng.uniform(low, high)
 
 
-def reach(patch: Triple, settings: Augmentation) -> Triple:
+def reach(patch: Shape3, settings: Augmentation) -> Shape3:
     """Size of the box around a patch that its augmentation reads from; where patches may lie depends on it, too."""
     flat = flat_axis(patch) is not None
     return enlarged_patch(patch, settings.flat_rotation_degrees if flat else settings.rotation_degrees)
 
 
-def draw_rotation_zoom(patch: Triple, settings: Augmentation, rng: np.random.Generator) -> Matrix | None:
+def draw_rotation_zoom(patch: Shape3, settings: Augmentation, rng: np.random.Generator) -> Matrix | None:
     """The matrix of a drawn rotation and zoom for `spatial.cut_turned`; None if neither was drawn."""
     rotate, zoom = rng.random() < settings.rotation, rng.random() < settings.zoom
     if not (rotate or zoom):
@@ -206,8 +205,8 @@ def finish_patch(image: Image, label: Label) -> tuple[Image, Label]:
 def augment_patch(
     images: Float32[np.ndarray, "D H W c"],
     label: UInt8[np.ndarray, "D H W"],
-    start: Triple,
-    patch: Triple,
+    start: Index3,
+    patch: Shape3,
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[Image, Label]:

@@ -21,10 +21,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
 
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Modality, Shape3
 from data_pipeline.errors import InputError
 from data_pipeline.patches.augment import Augmentation, augment_patch, finish_patch, reach
-from data_pipeline.patches.sampling import EACH_CLASS, Groups, PatchSource, Triple, choose_start, is_foreground_position
+from data_pipeline.patches.sampling import EACH_CLASS, Groups, PatchSource, choose_start, is_foreground_position
 from data_pipeline.patches.spatial import cut_patch
 
 THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
@@ -66,7 +66,7 @@ class LoaderSettings:
       modalities: what every case must have.
     """
 
-    patch: Triple
+    patch: Shape3
     batch: int
     foreground: float = 1 / 3
     groups: Groups = EACH_CLASS

@@ -6,9 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, Shaped, UInt8
 
-from data_pipeline.conventions import CLASSES, REGION_CLASSES, Modality
+from data_pipeline.conventions import CLASSES, REGION_CLASSES, Index3, Modality, Shape3
 
-Triple = tuple[int, int, int]
 Groups = tuple[tuple[int, ...], ...]
 
 EACH_CLASS: Groups = tuple((c,) for c in range(1, len(CLASSES)))
@@ -33,7 +32,7 @@ class PatchSource(Protocol):
         """Modalities that exist; the channels of the others are zero."""
 
     @property
-    def shape(self) -> Triple:
+    def shape(self) -> Shape3:
         """Voxels along each axis."""
 
     @property
@@ -58,13 +57,13 @@ def is_foreground_position(position: int, batch: int, fraction: float) -> bool:
     return position >= round(batch * (1 - fraction))
 
 
-def enlarged_offset(patch: Triple, enlarged: Triple) -> Int64[np.ndarray, "3"]:
+def enlarged_offset(patch: Shape3, enlarged: Shape3) -> Int64[np.ndarray, "3"]:
     """Where in the box that augmentation reads from the patch begins (nnU-Net crops about the voxel `size // 2`)."""
     return np.array(enlarged) // 2 - np.array(patch) // 2
 
 
 def start_bounds(
-    shape: Triple, patch: Triple, enlarged: Triple
+    shape: Shape3, patch: Shape3, enlarged: Shape3
 ) -> tuple[Int64[np.ndarray, "3"], Int64[np.ndarray, "3"]]:
     """Lowest and highest first voxel of a random patch.
 
@@ -76,7 +75,7 @@ def start_bounds(
     return low, low + np.array(shape) - enlarged + (pad + 1) // 2 * 2
 
 
-def uniform_start(low: Integer[np.ndarray, "3"], high: Integer[np.ndarray, "3"], rng: np.random.Generator) -> Triple:
+def uniform_start(low: Integer[np.ndarray, "3"], high: Integer[np.ndarray, "3"], rng: np.random.Generator) -> Index3:
     """First voxel of a patch drawn uniformly between the bounds, both included."""
     x, y, z = rng.integers(low, high, endpoint=True).tolist()
     return x, y, z
@@ -103,13 +102,13 @@ def foreground_voxel(case: PatchSource, groups: Groups, rng: np.random.Generator
 
 def choose_start(
     case: PatchSource,
-    patch: Triple,
+    patch: Shape3,
     forced: bool,
     rng: np.random.Generator,
     *,
-    enlarged: Triple | None = None,
+    enlarged: Shape3 | None = None,
     groups: Groups = EACH_CLASS,
-) -> Triple:
+) -> Index3:
     """First voxel of the patch to cut from a case; source: nnU-Net v2, `nnUNetDataLoader.get_bbox`.
 
     Args:
@@ -130,7 +129,7 @@ def choose_start(
 
 
 def read_box(
-    volume: Shaped[np.ndarray, "D H W *c"], start: Triple, size: Triple, fill: float
+    volume: Shaped[np.ndarray, "D H W *c"], start: Index3, size: Shape3, fill: float
 ) -> Shaped[np.ndarray, "d h w *c"]:
     """The box of `size` voxels at `start`; what lies outside the volume is `fill`.
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from data_pipeline.conventions import OUTSIDE_BRAIN
-from data_pipeline.patches.sampling import Triple, enlarged_offset, read_box
+from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
+from data_pipeline.patches.sampling import enlarged_offset, read_box
 from data_pipeline.patches.spatial_turn import turn
 from data_pipeline.patches.spatial_zoom import zoom
 
@@ -25,7 +25,7 @@ SMALLEST_ZOOM = 0.85
 """What nnU-Net divides the turned patch by; the zoom itself goes from 0.7 to 1.4."""
 
 
-def flat_axis(patch: Triple) -> int | None:
+def flat_axis(patch: Shape3) -> int | None:
     """The axis along which a flat patch is thin, the only one it turns about; None if the patch is not flat.
 
     nnU-Net compares the longest axis with the first, which in its order is the one of coarsest spacing. Here axes keep
@@ -35,7 +35,7 @@ def flat_axis(patch: Triple) -> int | None:
     return thin if max(patch) > FLAT * patch[thin] else None
 
 
-def enlarged_patch(patch: Triple, degrees: tuple[float, float]) -> Triple:
+def enlarged_patch(patch: Shape3, degrees: tuple[float, float]) -> Shape3:
     """Size of the box around a patch that rotation and zoom read from (nnU-Net `get_patch_size`).
 
     Args:
@@ -70,7 +70,7 @@ def rotation_zoom(degrees: Sequence[float], zooms: Sequence[float]) -> Matrix:
 
 
 def cut_patch(
-    images: Float32[np.ndarray, "D H W channels"], label: UInt8[np.ndarray, "D H W"], start: Triple, patch: Triple
+    images: Float32[np.ndarray, "D H W channels"], label: UInt8[np.ndarray, "D H W"], start: Index3, patch: Shape3
 ) -> tuple[Image, Label]:
     """Cuts the patch whose first voxel is `start`.
 
@@ -90,9 +90,9 @@ def cut_patch(
 def cut_turned(
     images: Float32[np.ndarray, "D H W channels"],
     label: UInt8[np.ndarray, "D H W"],
-    start: Triple,
-    patch: Triple,
-    enlarged: Triple,
+    start: Index3,
+    patch: Shape3,
+    enlarged: Shape3,
     matrix: Matrix,
 ) -> tuple[Image, Label]:
     """As `cut_patch`, turned and zoomed by `matrix` about the centre of the enlarged patch, and read from it alone.

@@ -8,8 +8,7 @@ at a time stays in the cache, and air, where the image is 0, is passed over.
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Integer, UInt8
 
-from data_pipeline.conventions import OUTSIDE_BRAIN
-from data_pipeline.patches.sampling import Triple
+from data_pipeline.conventions import OUTSIDE_BRAIN, Shape3
 from data_pipeline.patches.spatial_labels import (
     AROUND,
     CORNERS,
@@ -28,7 +27,7 @@ def turn(
     label: UInt8[np.ndarray, "D H W"],
     matrix: Float64[np.ndarray, "3 3"],
     origin: Float64[np.ndarray, "3"],
-    patch: Triple,
+    patch: Shape3,
     low: Integer[np.ndarray, "3"],
     high: Integer[np.ndarray, "3"],
 ) -> tuple[Float32[np.ndarray, "d h w channels"], UInt8[np.ndarray, "d h w"]]:

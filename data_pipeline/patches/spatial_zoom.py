@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
-from data_pipeline.patches.sampling import Triple
+from data_pipeline.conventions import Shape3
 from data_pipeline.patches.spatial_labels import AROUND, MIXED, dominant_labels, label_cells
 
 
@@ -31,7 +31,7 @@ def zoom(
     label: UInt8[np.ndarray, "D H W"],
     scales: Float64[np.ndarray, "3"],
     origin: Float64[np.ndarray, "3"],
-    patch: Triple,
+    patch: Shape3,
 ) -> tuple[Float32[np.ndarray, "d h w channels"], UInt8[np.ndarray, "d h w"]]:
     """Reads a volume, at least 2 voxels along each axis, at `origin + scales * index`; see `spatial.cut_turned`."""
     lines = [_line(*axis) for axis in zip(origin, scales, patch, label.shape, strict=True)]

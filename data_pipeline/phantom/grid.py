@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 from scipy import ndimage
 
+from data_pipeline.conventions import Index3, Shape3
+
 BOX_ORIGIN = (-96.0, -128.0, -86.0)
 """Lower corner, in ICBM152 millimetres, of the box that every field is drawn on."""
 BOX_SIZE = (192.0, 220.0, 184.0)
@@ -35,13 +37,13 @@ class Grid:
 
     origin: tuple[float, float, float]
     spacing: float
-    shape: tuple[int, int, int]
+    shape: Shape3
 
     def axis(self, index: int) -> Float64[np.ndarray, "n"]:
         """Voxel centres along one axis, mm."""
         return self.origin[index] + self.spacing * np.arange(self.shape[index])
 
-    def sub(self, lower: tuple[int, int, int], upper: tuple[int, int, int]) -> "Grid":
+    def sub(self, lower: Index3, upper: Index3) -> "Grid":
         """The part from voxel `lower` up to, not including, voxel `upper`."""
         origin = tuple(o + self.spacing * i for o, i in zip(self.origin, lower, strict=True))
         shape = tuple(u - i for i, u in zip(lower, upper, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.conventions import CLASSES, Modality, Shape3
 from data_pipeline.errors import FileError
 from data_pipeline.files import folder_atomically
 from data_pipeline.formats import Case
@@ -44,7 +44,7 @@ class PreparedCase:
     patient: str
     folder: Path
     modalities: tuple[Modality, ...]
-    shape: tuple[int, int, int]
+    shape: Shape3
     source: Case
     findings: tuple[Finding, ...] = field(default=())
     sha256: Mapping[str, str] = field(default_factory=dict)

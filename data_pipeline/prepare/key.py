@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.conventions import MODALITIES
+from data_pipeline.conventions import MODALITIES, Spacing
 from data_pipeline.errors import FileError, InputError
 from data_pipeline.formats import Case
-from data_pipeline.resample import Spacing
 
 VERSION = 5
 """Raised whenever preparation gives other files for the same input; old cache entries are then not found."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Integer, UInt8
 from nibabel import orientations
 
-from data_pipeline.conventions import CLASSES, LabelConvention
+from data_pipeline.conventions import CLASSES, LabelConvention, Shape3, Spacing
 from data_pipeline.errors import FileError
 from data_pipeline.files import file_atomically
 from data_pipeline.reading.stored import Stored, open_nifti, wrong_shape
@@ -40,8 +40,8 @@ class Geometry:
     """
 
     affine: Float64[np.ndarray, "4 4"]
-    spacing: tuple[float, float, float]
-    shape: tuple[int, int, int]
+    spacing: Spacing
+    shape: Shape3
     source: Path
     shape_on_disk: tuple[int, ...]
     affine_on_disk: Float64[np.ndarray, "4 4"]

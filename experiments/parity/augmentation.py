@@ -18,17 +18,17 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from jaxtyping import Float32, Int64, UInt8
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from data_pipeline.conventions import OUTSIDE_BRAIN
+from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.patches import intensity
 from data_pipeline.patches.augment import Augmentation, finish_patch, reach
-from data_pipeline.patches.sampling import Triple, choose_start, enlarged_offset, is_foreground_position, start_bounds
+from data_pipeline.patches.sampling import choose_start, enlarged_offset, is_foreground_position, start_bounds
 from data_pipeline.patches.spatial import cut_patch, cut_turned, rotation_zoom
 from experiments.parity import augmentation_draws
 from experiments.parity.check import GOLDEN, Check
 
 FILE = GOLDEN / "augmentation.npz"
-SHAPE: Triple = (12, 11, 14)
-PATCHES: tuple[Triple, ...] = (
+SHAPE: Shape3 = (12, 11, 14)
+PATCHES: tuple[Shape3, ...] = (
     (128, 128, 128),
     (160, 192, 64),
     (96, 160, 160),
@@ -38,7 +38,7 @@ PATCHES: tuple[Triple, ...] = (
     (28, 256, 192),
 )
 """Flat ones with the thin axis first, as nnU-Net orders axes."""
-TURNS: tuple[tuple[Triple, Triple, Triple, float], ...] = (
+TURNS: tuple[tuple[Index3, Shape3, tuple[int, int, int], float], ...] = (
     ((2, 1, 3), (8, 7, 9), (25, -17, 8), 1.0),
     ((3, 3, 2), (8, 7, 9), (-30, 30, 12), 1.4),
     ((-1, 3, 5), (8, 6, 10), (0, 0, 0), 0.77),
@@ -120,7 +120,7 @@ def _turned(image: Image, label: Label, golden: dict[str, Any]) -> Iterator[Chec
     yield Check("plain cut", max(float(np.abs(plain[0] - cut[0]).max()), float((plain[1] != cut[1]).max())), 0)
 
 
-def _thin_axis(patch: Triple) -> int | None:
+def _thin_axis(patch: Shape3) -> int | None:
     """nnU-Net's decision, for a patch of any axis order."""
     thin = patch.index(min(patch))
     first, second = (size for axis, size in enumerate(patch) if axis != thin)
@@ -128,7 +128,7 @@ def _thin_axis(patch: Triple) -> int | None:
 
 
 def _original_turn(
-    image: Image, label: Label, start: Triple, patch: Triple, degrees: Triple, zoom: float
+    image: Image, label: Label, start: Index3, patch: Shape3, degrees: tuple[int, int, int], zoom: float
 ) -> tuple[Image, Label]:
     """nnU-Net's transform of a patch, the axes ordered for it and back."""
     thin = _thin_axis(patch)
@@ -205,7 +205,7 @@ def _finished(image: Image, label: Label) -> Check:
     return Check("outside the brain", difference, 0, "voxels that differ (1: any)")
 
 
-def loader(patch: Triple, enlarged: Triple, batch: int = 2, share: float = 0.33) -> nnUNetDataLoader:
+def loader(patch: Shape3, enlarged: Shape3, batch: int = 2, share: float = 0.33) -> nnUNetDataLoader:
     """nnU-Net's loader without data."""
     labels = SimpleNamespace(all_labels=[0, 1, 2, 3], has_ignore_label=False)
     return nnUNetDataLoader(SimpleNamespace(identifiers=[]), batch, enlarged, patch, labels, share)
@@ -243,7 +243,7 @@ def _last(low: int, high: int) -> int:
     return high - 1
 
 
-def _case_of_one_voxel(shape: Triple, voxel: Int64[np.ndarray, "3"]) -> Any:
+def _case_of_one_voxel(shape: Shape3, voxel: Int64[np.ndarray, "3"]) -> Any:
     return SimpleNamespace(shape=shape, foreground=lambda: {1: voxel[None], 2: [], 3: []})
 
 

@@ -15,14 +15,14 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy import ndimage, stats
 
-from data_pipeline.conventions import OUTSIDE_BRAIN
+from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.patches import augment
 from data_pipeline.patches.augment import Augmentation, augment_patch, reach
-from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION, Groups, Triple, choose_start, enlarged_offset
+from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION, Groups, choose_start, enlarged_offset
 from experiments.parity.check import Check
 
-PATCH: Triple = (16, 14, 15)
-SHAPE: Triple = (30, 28, 27)
+PATCH: Shape3 = (16, 14, 15)
+SHAPE: Shape3 = (30, 28, 27)
 DRAWS, PIPELINE_DRAWS, PLACES = 2000, 1500, 8000
 SIGMAS = 4.0
 """Bound of a share, in its standard deviations."""
@@ -63,11 +63,11 @@ class Geometry(NamedTuple):
 
     rotation: tuple[float, float]
     flat: bool
-    box: Triple
+    box: Shape3
     axes: tuple[int, ...]
 
 
-def original_geometry(patch: Triple) -> Geometry:
+def original_geometry(patch: Shape3) -> Geometry:
     """nnU-Net's decisions for a patch; the thin axis comes first."""
     trainer = SimpleNamespace(
         configuration_manager=SimpleNamespace(patch_size=list(patch)), print_to_log_file=lambda *_, **__: None
@@ -77,7 +77,7 @@ def original_geometry(patch: Triple) -> Geometry:
     return Geometry(rotation, flat, (x, y, z), axes)
 
 
-def original_pipeline(patch: Triple, channels: int) -> tuple[list[Any], Triple]:
+def original_pipeline(patch: Shape3, channels: int) -> tuple[list[Any], Shape3]:
     """nnU-Net's training transforms without deep supervision, and the size of the box they take."""
     rotation, flat, box, axes = original_geometry(patch)
     masked = [True] * channels
@@ -85,7 +85,7 @@ def original_pipeline(patch: Triple, channels: int) -> tuple[list[Any], Triple]:
     return composed.transforms, box
 
 
-def ellipsoid(shape: Triple) -> tuple[Image, Any]:
+def ellipsoid(shape: Shape3) -> tuple[Image, Any]:
     """A smooth image in three channels, the first two alike, and a layered tumour in a brain with air around it."""
     rng = np.random.default_rng(0)
     centred = np.moveaxis(np.indices(shape), 0, -1) / (np.array(shape) - 1) * 2 - 1
@@ -151,7 +151,7 @@ def _effect(changed: Image, image: Image) -> list[float]:
 def _whole(rng: np.random.Generator) -> Iterator[Check]:
     """From the volume to the finished patch."""
     turning = replace(OFF, rotation=0.2, zoom=0.2)
-    flat: Triple = (4, 14, 15)
+    flat: Shape3 = (4, 14, 15)
     yield _pipeline("mirroring", PATCH, replace(OFF, mirror=0.5), rng)
     yield _pipeline("rotation and zoom", PATCH, turning, rng)
     yield _pipeline("rotation and zoom of flat patches", flat, turning, rng)
@@ -159,10 +159,10 @@ def _whole(rng: np.random.Generator) -> Iterator[Check]:
     yield _pipeline("everything in order, flat patches", flat, Augmentation(), rng)
 
 
-def _pipeline(name: str, patch: Triple, settings: Augmentation, rng: np.random.Generator) -> Check:
+def _pipeline(name: str, patch: Shape3, settings: Augmentation, rng: np.random.Generator) -> Check:
     """Compares finished patches; what is off in the settings is left out of nnU-Net's transforms."""
     image, label = ellipsoid(SHAPE)
-    start: Triple = (7, 5, 8)
+    start: Index3 = (7, 5, 8)
     transforms, box = original_pipeline(patch, 3)
     chosen = [t for t in transforms if _is_on(t, settings)]
     planar, classes = original_box(image, label, np.array(start) - enlarged_offset(patch, box), box)
@@ -219,7 +219,7 @@ def _summary(image: Image, label: Any) -> list[float]:
 def _places(rng: np.random.Generator) -> Iterator[Check]:
     """Where patches are cut, at random and about foreground, for labels and for regions."""
     _, label = ellipsoid(SHAPE)
-    patch: Triple = (9, 12, 10)
+    patch: Shape3 = (9, 12, 10)
     enlarged = reach(patch, Augmentation())
     labels = SimpleNamespace(all_labels=[0, 1, 2, 3], has_ignore_label=False)
     loader = nnUNetDataLoader(SimpleNamespace(identifiers=[]), 2, enlarged, patch, labels, 0.33)

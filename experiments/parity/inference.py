@@ -19,9 +19,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 
-from data_pipeline.conventions import CLASSES
+from data_pipeline.conventions import CLASSES, Spacing
 from data_pipeline.resample import (
-    Spacing,
     resample_image,
     resample_label,
     resample_linear_rows,

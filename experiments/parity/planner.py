@@ -26,10 +26,10 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncXL,
 )
 
-from data_pipeline.conventions import CLASSES, MODALITIES
+from data_pipeline.conventions import CLASSES, MODALITIES, Shape3, Spacing
 from data_pipeline.fingerprint import FOREGROUND_SAMPLES, Fingerprint, measure_cases
 from data_pipeline.formats import find_cases
-from data_pipeline.resample import Shape, Spacing, as_spacing
+from data_pipeline.resample import as_spacing
 from experiments.parity.check import GOLDEN, Check
 from kd_jax.config.schema import NetworkConfig
 from kd_jax.planning.plan_file import plan_settings
@@ -40,7 +40,7 @@ FILE = GOLDEN / "planner.json"
 FINGERPRINT_FILE = GOLDEN / "fingerprint.npz"
 DATASET = "Dataset001_Test"
 MEASURE = "number of differing fields"
-Group = tuple[Spacing, Shape, int]
+Group = tuple[Spacing, Shape3, int]
 """Spacing in mm, shape in voxels (x, y, z) and number of alike cases."""
 
 DATA: dict[str, list[Group]] = {
@@ -117,7 +117,7 @@ def _drawn_plans(root: Path, count: int) -> Check:
     return Check(f"plans of {count} drawn data sets", different, 0, MEASURE)
 
 
-def _shape(sizes: Any) -> Shape:
+def _shape(sizes: Any) -> Shape3:
     d, h, w = (int(n) for n in sizes)
     return d, h, w
 

@@ -16,13 +16,12 @@ from jaxtyping import Array, Float, Float32, PyTree, UInt8
 from tqdm import tqdm
 
 from data_pipeline import storage
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Modality, Spacing
 from data_pipeline.errors import InputError
 from data_pipeline.formats import Case
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.subject import Subject, load_subject, to_original_grid
-from data_pipeline.resample import Spacing
 from kd_jax.config.schema import AXES, Axis, Config, Outputs
 from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
 from kd_jax.inference.windows import window_count

@@ -14,10 +14,9 @@ from typing import Literal, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.conventions import CLASSES
+from data_pipeline.conventions import CLASSES, Spacing
 from data_pipeline.errors import InputError
 from data_pipeline.fingerprint import Fingerprint
-from data_pipeline.resample import Spacing
 from kd_jax.config.schema import NetworkConfig, Triple
 from kd_jax.planning.topology import MIN_EDGE, Topology, feature_map_size, pool
 

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from data_pipeline.conventions import Index3
 from tests.data_pipeline.cases import SRI24, rewrite, write_nifti
 
 Spoil = Callable[[Path], Any]
@@ -69,7 +70,7 @@ def header(offset: int, form: str, *values: float) -> Spoil:
     return stream(change)
 
 
-def one(value: float, place: tuple[int, int, int] = (7, 8, 6), dtype: type = np.float64) -> Spoil:
+def one(value: float, place: Index3 = (7, 8, 6), dtype: type = np.float64) -> Spoil:
     """One voxel has another value."""
 
     def change(array: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
+from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Shape3
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FakeCase:
     folder: Path
     modalities: tuple[str, ...] = MODALITIES
     labelled: bool = True
-    shape: tuple[int, int, int] = (20, 22, 18)
+    shape: Shape3 = (20, 22, 18)
 
     @property
     def source(self):

@@ -44,7 +44,7 @@ audit: $(READY)
 	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
 
 kills: $(READY)
-	KD_JAX_KILLS=20 $(VENV)/bin/python -m pytest -n 0 -s tests/data_pipeline/prepare/test_prepare_killed.py
+	KD_JAX_KILLS=20 $(VENV)/bin/python -m pytest -n 0 -s tests/data_pipeline/test_prepare_killed.py
 
 $(ORIGINALS)/.ready: pyproject.toml constraints.txt experiments/parity/requirements.txt experiments/benchmark/requirements.txt
 	$(PYTHON) -m venv --clear $(ORIGINALS)

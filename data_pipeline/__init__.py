@@ -1,4 +1,4 @@
-"""From NIfTI folders to patches: formats, checks, preparation, augmentation, Grain loading, and the phantom.
+"""From NIfTI folders to patches: layouts, reading, preprocessing, a cache, patches; a check of data sets; the phantom.
 
-NumPy, SciPy, nibabel and Grain only. Grain's workers re-import this package, so it never imports JAX.
+NumPy, SciPy, nibabel and Grain only. Grain's workers import this package anew, so it never imports JAX.
 """

@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
-from data_pipeline.formats import LAYOUT_HELP, LAYOUTS
+from data_pipeline.layouts.table import LAYOUT_HELP, LAYOUTS
+from data_pipeline.workers import available_cores
 
 COMMAND_ERROR = 2
 """Exit status when the command itself cannot do its work; argparse uses the same."""

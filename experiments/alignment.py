@@ -24,14 +24,15 @@ from jaxtyping import Bool, Int64, Shaped, UInt8
 from scipy import ndimage
 from tqdm import tqdm
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import run_command
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Box, Modality
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage, check_image
 from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.information import FLIPS, Box
+from data_pipeline.reading.information import FLIPS
 from data_pipeline.reading.mirrored import flip_name
 from data_pipeline.reading.nifti import read_image, read_label
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import run_command
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.reading.contrast import check_contrast
 from data_pipeline.reading.nifti import read_label
 from data_pipeline.reading.scan import Scan, read_scan

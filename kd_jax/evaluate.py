@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import without_cavity
 from data_pipeline.errors import InputError, one_line
-from data_pipeline.formats import Case, describe
+from data_pipeline.layouts.find import describe
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label, write_label
 from kd_jax.config.options import add_network_options, ensure_writable

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.command_line import add_naming_options, run_command
-from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
-from data_pipeline.fingerprint import Fingerprint, measure_cases
-from data_pipeline.formats import describe, find_cases
+from data_pipeline.layouts.find import describe, find_cases
+from data_pipeline.preprocessing.fingerprint import Fingerprint, measure_cases
+from data_pipeline.workers import available_cores
 from kd_jax.config.options import ensure_writable
 from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
 from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks

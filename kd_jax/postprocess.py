@@ -13,10 +13,10 @@ from typing import get_args
 
 from rich.console import Console
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.conventions import Region, without_cavity
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label
 from kd_jax.config.options import add_network_options, ensure_writable

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import SEVERITIES, Refusal
 from data_pipeline.reading.nifti import write_label, write_probabilities

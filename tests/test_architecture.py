@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,34 @@ def test_the_data_pipeline_imports_nothing_local_and_no_jax(name, file):
     assert not {n.split(".")[0] for n in _imports(file)} & {"jax", "flax", "optax", "orbax", "torch"}
 
 
+PIPELINE_ROOMS = {
+    "reading": set(),
+    "layouts": {"reading"},
+    "preprocessing": {"reading"},
+    "cache": {"reading", "preprocessing"},
+    "patches": set(),
+    "phantom": set(),
+    "check": {"reading", "layouts"},
+}
+"""Rooms of the data pipeline, and which others each may import."""
+PIPELINE_COMMANDS = {"command_line", "prepare"}
+"""Loose modules that import rooms: only commands may import them in turn. The other loose modules import no room."""
+
+
+def test_the_rooms_of_the_data_pipeline_form_no_circle():
+    TopologicalSorter(PIPELINE_ROOMS).prepare()
+
+
+@pytest.mark.parametrize("name", sorted(_modules("data_pipeline").keys() - {"data_pipeline.prepare"}))
+def test_modules_of_the_data_pipeline_import_only_the_rooms_that_theirs_may(name):
+    room = name.removeprefix("data_pipeline").strip(".").split(".")[0]
+    imported = {part for n in _local(_modules("data_pipeline")[name]) for part in n.split(".")[1:2]} - {room}
+    allowed = {"layouts"} if room == "command_line" else PIPELINE_ROOMS.get(room, set())
+    if name.endswith((".command", ".__main__")):
+        allowed = allowed | {"command_line"}
+    assert imported & (PIPELINE_ROOMS.keys() | PIPELINE_COMMANDS) <= allowed
+
+
 @pytest.mark.parametrize(("name", "file"), sorted(_modules("kd_jax").items()))
 def test_nothing_imports_experiments_or_torch_and_only_checkpoint_imports_orbax(name, file):
     tops = {n.split(".")[0] for n in _imports(file)}
@@ -65,8 +94,8 @@ def test_metrics_need_no_jax(name):
 
 def test_importing_the_package_does_not_start_a_backend():
     code = (
-        "import kd_jax.train, kd_jax.training.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, kd_jax.evaluate, "
-        "kd_jax.predict, jax; "
+        "import kd_jax.train, kd_jax.training.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, "
+        "kd_jax.evaluate, kd_jax.predict, jax; "
         "from jax._src import xla_bridge; assert not xla_bridge._backends, xla_bridge._backends"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

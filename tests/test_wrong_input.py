@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
-from data_pipeline.formats import LAYOUTS
+from data_pipeline.layouts.table import LAYOUTS
 from kd_jax import evaluate, predict
 from kd_jax.runs.store import Checkpoints, restore_network
 from kd_jax.training import journal, launch

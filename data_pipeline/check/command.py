@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from data_pipeline.check.checked_case import CheckedCase, check_case
 from data_pipeline.check.dataset import as_json, check_dataset, count_findings, summary_lines
 from data_pipeline.check.page import html_page
-from data_pipeline.check.report import CaseReport, check_case
 from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
-from data_pipeline.every_case import every_case
 from data_pipeline.files import write_atomically
-from data_pipeline.formats import describe, find_cases
+from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import Finding, common_words
+from data_pipeline.workers import map_cases
 
 LONG = 5
 """Lines of a command list that is printed once; others differ by file names alone, and the report has all."""
@@ -38,7 +38,7 @@ def _check(options: argparse.Namespace) -> int:
     cases = find_cases(options.data, options.label_map, options.layout)
     decisions = describe(cases)
     print("\n".join(decisions), flush=True)
-    reports = every_case(
+    reports = map_cases(
         partial(check_case, ignore_affine=options.ignore_affine),
         cases,
         min(options.workers, len(cases)),
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> None:
+def _print_findings(reports: Sequence[CheckedCase], findings: Sequence[Finding]) -> None:
     """Errors and warnings, case by case, but what many cases share once; notes are counted."""
     held = [(report.case.id, finding) for report in reports for finding in report.findings]
     common = common_words(held, "warning")

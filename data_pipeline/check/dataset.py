@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.check.report import CaseReport
+from data_pipeline.check.checked_case import CheckedCase
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.reading.copies import find_copies
 from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
@@ -16,20 +16,20 @@ VERSION = 1
 """Of check.json; it changes when a field changes its meaning."""
 
 
-def check_dataset(reports: Sequence[CaseReport]) -> list[Finding]:
+def check_dataset(reports: Sequence[CheckedCase]) -> list[Finding]:
     """What shows only in several cases together: the same image in two of them."""
     return find_copies(
         (report.case.id, {m: (report.shape, mark) for m, mark in report.marks.items()}) for report in reports
     )
 
 
-def count_findings(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> dict[Severity, int]:
+def count_findings(reports: Sequence[CheckedCase], findings: Sequence[Finding]) -> dict[Severity, int]:
     """How many findings there are of each severity, those of the data set among them."""
     counts = Counter(f.severity for f in (*findings, *(f for report in reports for f in report.findings)))
     return {severity: counts[severity] for severity in SEVERITIES}
 
 
-def summary_lines(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> list[str]:
+def summary_lines(reports: Sequence[CheckedCase], findings: Sequence[Finding]) -> list[str]:
     """A table of the data set: cases, findings, modalities, labels, grids and volumes."""
     counts = count_findings(reports, findings)
     bad = sum(report.worst == "error" for report in reports)
@@ -49,7 +49,7 @@ def summary_lines(reports: Sequence[CaseReport], findings: Sequence[Finding]) ->
 
 
 def as_json(
-    roots: Sequence[Path], decisions: Sequence[str], reports: Sequence[CaseReport], findings: Sequence[Finding]
+    roots: Sequence[Path], decisions: Sequence[str], reports: Sequence[CheckedCase], findings: Sequence[Finding]
 ) -> dict[str, Any]:
     """The content of check.json.
 
@@ -70,7 +70,7 @@ def as_json(
     }
 
 
-def _volumes(reports: Sequence[CaseReport]) -> dict[str, list[float]]:
+def _volumes(reports: Sequence[CheckedCase]) -> dict[str, list[float]]:
     volumes: dict[str, list[float]] = defaultdict(list)
     for report in reports:
         for name, volume in report.volumes_ml.items():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.check.checked_case import BINS, RANGE, CheckedCase
 from data_pipeline.check.dataset import summary_lines
-from data_pipeline.check.picture import COLOURS
-from data_pipeline.check.report import BINS, RANGE, CaseReport
+from data_pipeline.check.thumbnail import COLOURS
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.reading.findings import SEVERITIES, Finding
 
@@ -35,7 +35,7 @@ for (const box of document.querySelectorAll('input[data-worst]'))
 
 
 def html_page(
-    roots: Sequence[Path], decisions: Sequence[str], reports: Sequence[CaseReport], findings: Sequence[Finding]
+    roots: Sequence[Path], decisions: Sequence[str], reports: Sequence[CheckedCase], findings: Sequence[Finding]
 ) -> str:
     """The page: summary, histograms of the modalities, and every case with picture and findings, the worst first."""
     title = f"check of {', '.join(map(str, roots))}"
@@ -56,7 +56,7 @@ def html_page(
     return "\n".join(parts)
 
 
-def _boxes(reports: Sequence[CaseReport]) -> Iterator[str]:
+def _boxes(reports: Sequence[CheckedCase]) -> Iterator[str]:
     for kind in (*SEVERITIES, "clean"):
         count = sum((report.worst or "clean") == kind for report in reports)
         yield f'<label><input type="checkbox" checked data-worst="{kind}"> {kind} ({count})</label> '
@@ -68,7 +68,7 @@ def _legend() -> Iterator[str]:
             yield f'<span class="swatch" style="background: rgb{rgb}"></span>{name}'
 
 
-def _case(report: CaseReport) -> str:
+def _case(report: CheckedCase) -> str:
     picture = ""
     if report.picture:
         picture = f'<img alt="" src="data:image/png;base64,{b64encode(report.picture).decode()}">'
@@ -97,7 +97,7 @@ def _command(finding: Finding) -> str:
     return f"<details><summary>commands</summary><pre>{escape(finding.command)}</pre></details>"
 
 
-def _histogram(modality: Modality, reports: Sequence[CaseReport], width: int = 280, height: int = 120) -> str:
+def _histogram(modality: Modality, reports: Sequence[CheckedCase], width: int = 280, height: int = 120) -> str:
     """Curves as SVG: the mean over cases, and the band between the 10th and 90th percentile of cases."""
     shares = [r.histograms[modality] / r.histograms[modality].sum() for r in reports if modality in r.histograms]
     if not shares:

@@ -21,7 +21,7 @@ def unused_files(roots: Sequence[Path], cases: Sequence[Case]) -> list[Finding]:
     """What lies beside the files of the cases and is not used.
 
     Args:
-      roots: as `formats.find_cases` was given them; a CSV says itself what is used.
+      roots: as `layouts.find.find_cases` was given them; a CSV says itself what is used.
       cases: what it found.
 
     Returns:

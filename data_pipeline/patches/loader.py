@@ -41,7 +41,7 @@ SHARED_MEMORY = Path("/dev/shm")
 Element = dict[str, np.ndarray]
 
 
-class Batch(TypedDict):
+class PatchBatch(TypedDict):
     """One step's patches of this process, by local device.
 
     From worker processes they come in shared memory, which is freed with the last reference: hold batches in
@@ -86,14 +86,14 @@ class LoaderSettings:
             raise InputError(f"workers is {self.workers}, expected 0 (threads) or a number of processes")
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[PatchBatch]):
     """An iterator over batches that owns threads or processes: use it in a `with` block, or call `close`."""
 
     def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
         self._iterator: grain.DatasetIterator | None = iter(dataset)
         self._unstarted = workers > 0
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> PatchBatch:
         if self._iterator is None:
             raise ValueError("these batches are closed")
         if self._unstarted:
@@ -247,7 +247,7 @@ def _stack(devices: int, patches: Sequence[Element]) -> Element:
     return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in stacked.items()}
 
 
-def _first_batch(iterator: Iterator[Batch]) -> Batch:
+def _first_batch(iterator: Iterator[PatchBatch]) -> PatchBatch:
     """Starts the worker processes, deaf to Ctrl-C from birth, and waits for the first batch.
 
     A terminal sends its interrupt to all processes; only the main one shall act on it. Signals blocked in a thread

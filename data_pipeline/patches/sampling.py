@@ -18,7 +18,7 @@ EACH_REGION: Groups = tuple(REGION_CLASSES.values())
 
 
 class PatchSource(Protocol):
-    """What the loader needs of a prepared case (`data_pipeline.prepare.PreparedCase` is one).
+    """What the loader needs of a prepared case (`data_pipeline.cache.PreparedCase` is one).
 
     Worker processes get their copy by pickle, so volumes are opened when asked for and never kept.
     """
@@ -37,7 +37,7 @@ class PatchSource(Protocol):
 
     @property
     def source(self) -> Any:
-        """The `formats.Case` it was prepared from; its `label` is None if there is no ground truth."""
+        """The `data_pipeline.case.Case` it was prepared from; its `label` is None if there is no ground truth."""
 
     def images(self) -> Float32[np.ndarray, "D H W C"]:
         """All modalities, channels last, zero outside the brain."""

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from data_pipeline.phantom.grid import Grid, portable_exp, smooth_field
 from data_pipeline.phantom.growth import OEDEMA_LEVEL
-from data_pipeline.phantom.plan import TumourPlan
+from data_pipeline.phantom.properties import TumourProperties
 
 NCR, ED, ET = 1, 2, 3
 """Internal classes of `conventions.CLASSES`."""
@@ -29,7 +29,7 @@ def roughen(
 
 def label_tumour(
     rngs: Mapping[str, np.random.Generator],
-    plan: TumourPlan,
+    properties: TumourProperties,
     density: Float32[np.ndarray, "d h w"],
     grid: Grid,
     mask: Bool[np.ndarray, "d h w"],
@@ -38,14 +38,14 @@ def label_tumour(
 
     Args:
       rngs: generators named "core", "rim" and "gaps".
-      plan: thresholds and thickness.
+      properties: thresholds and thickness.
       density: cell density on `grid`.
       grid: a part of the image grid that holds the tumour.
       mask: brain.
     """
     whole = (density > np.float32(OEDEMA_LEVEL)) & mask
     waver = np.float32(_CORE_WAVER) * smooth_field(rngs["core"], grid, 8.0)
-    core = whole & (density > np.float32(plan.core_level) + waver)
+    core = whole & (density > np.float32(properties.core_level) + waver)
     depth = _depth_inside(core, grid.spacing)
     folds = np.float32(0.3) * smooth_field(rngs["rim"], grid, 9.0) + np.float32(0.35) * smooth_field(
         rngs["rim"], grid, 3.0
@@ -53,11 +53,11 @@ def label_tumour(
     gaps = np.float32(0.8) * smooth_field(rngs["gaps"], grid, 7.0) + np.float32(0.6) * smooth_field(
         rngs["gaps"], grid, 3.0
     )
-    if plan.enhancing:
-        rim = core & (depth <= np.float32(plan.rim) * portable_exp(folds))
-        enhancing = rim & (gaps > _quantile(gaps[rim], plan.gaps))
+    if properties.enhancing:
+        rim = core & (depth <= np.float32(properties.rim) * portable_exp(folds))
+        enhancing = rim & (gaps > _quantile(gaps[rim], properties.gaps))
     else:
-        enhancing = core & (gaps > _quantile(gaps[core], 1 - plan.spots))
+        enhancing = core & (gaps > _quantile(gaps[core], 1 - properties.spots))
     label = np.where(whole, np.uint8(ED), np.uint8(0))
     label[core] = NCR
     label[enhancing] = ET

@@ -10,7 +10,7 @@ from data_pipeline.phantom.anatomy import Anatomy
 from data_pipeline.phantom.deformation import CONTROL_SPACING, MassEffect, interpolate
 from data_pipeline.phantom.grid import Grid, box_grid, portable_exp, smooth_field, smoothstep
 from data_pipeline.phantom.growth import GROWTH_SPACING, OEDEMA_LEVEL, grow, make_medium, visible
-from data_pipeline.phantom.plan import TumourPlan, sphere_radius
+from data_pipeline.phantom.properties import TumourProperties, sphere_radius
 
 _REACH = 60.0  # mm from the seed to the end of the growth grid
 _SEED_SIGMA = 3.0  # mm
@@ -49,7 +49,7 @@ class Tumour:
 
 def grow_tumour(
     rng: np.random.Generator,
-    plan: TumourPlan,
+    properties: TumourProperties,
     anatomy: Anatomy,
     template: Float32[np.ndarray, "3 a b c"],
 ) -> Tumour:
@@ -57,7 +57,7 @@ def grow_tumour(
 
     Args:
       rng: draws the seed, the foci and the fields.
-      plan: how large, how infiltrative, how pushing.
+      properties: how large, how infiltrative, how pushing.
       anatomy: the template.
       template: template points (mm) that the control grid's points show.
     """
@@ -71,20 +71,20 @@ def grow_tumour(
         gm,
         wm,
         falx,
-        length=plan.length,
+        length=properties.length,
         motility=_lobulation(rng, grid, _MOTILITY),
         proliferation=_lobulation(rng, grid, _PROLIFERATION),
     )
     start = _start(rng, grid, seed)
     white = smoothstep(wm / np.maximum(gm + wm, np.float32(1e-6)), 0.3, 0.8)
-    cortex = np.float32(plan.cortex) * (1 - white)
+    cortex = np.float32(properties.cortex) * (1 - white)
     # The push stretches the tumour, so it has to start smaller to end at the drawn volume.
-    shrink = 1 - plan.push / sphere_radius(plan.volume)
-    density = grow(medium, start, plan.volume * shrink**3, cortex)
+    shrink = 1 - properties.push / sphere_radius(properties.volume)
+    density = grow(medium, start, properties.volume * shrink**3, cortex)
     density = visible(density, cortex)
     inside = np.argwhere(density > np.float32(OEDEMA_LEVEL)).mean(0)
     centre = tuple(float(o + grid.spacing * i) for o, i in zip(grid.origin, inside, strict=True))
-    effect = MassEffect(centre, sphere_radius(plan.volume), plan.push)  # type: ignore[arg-type]
+    effect = MassEffect(centre, sphere_radius(properties.volume), properties.push)  # type: ignore[arg-type]
     return Tumour(_into_sulci(density, medium.tissue), grid, effect)
 
 

@@ -26,10 +26,10 @@ from jaxtyping import Shaped
 from tqdm import tqdm
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
-from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
 from data_pipeline.phantom.anatomy import load_anatomy, open_anatomy
-from data_pipeline.phantom.case import Phantom, image_grid, make_case
+from data_pipeline.phantom.make import Phantom, image_grid, make_case
+from data_pipeline.workers import available_cores
 
 RECIPE = 1
 """Version of the recipe: raised whenever a seed gives other voxels, so that no cache mixes two recipes."""

@@ -23,14 +23,13 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from data_pipeline.conventions import Modality
+from data_pipeline.conventions import Box, Modality
 from data_pipeline.reading import mending
 from data_pipeline.reading.checks import SMALLEST_BRAIN, CheckedImage
 from data_pipeline.reading.clinical import ANCHORS
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import (
     COMMON_VOXELS,
-    Box,
     Codes,
     Offset,
     Pairs,

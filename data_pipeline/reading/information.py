@@ -11,10 +11,9 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from data_pipeline.conventions import Index3
+from data_pipeline.conventions import Box, Index3
 from data_pipeline.reading.checks import CheckedImage
 
-Box = tuple[slice, slice, slice]
 Codes = UInt8[np.ndarray, "a b c"]
 Offset = Index3
 Pairs = Mapping[tuple[str, str], Float64[np.ndarray, "n"]]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from data_pipeline.conventions import CLASSES
+from data_pipeline.conventions import CLASSES, Box
 from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.information import FLIPS, Box, Pairs
+from data_pipeline.reading.information import FLIPS, Pairs
 
 LABEL = "label"
 """Among the names of images."""

@@ -10,18 +10,15 @@ from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Box, Modality
 from data_pipeline.errors import FileError
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
 from data_pipeline.reading.findings import Finding, Refusal, error_of
-from data_pipeline.reading.information import Box
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
 from data_pipeline.reading.stored import open_nifti
-
-Crop = Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class Scan:
 
     images: dict[Modality, Float32[np.ndarray, "d h w"]]
     mask: Bool[np.ndarray, "d h w"]
-    crop: Crop
+    crop: Box
     reference: Geometry
     classes: UInt8[np.ndarray, "full_d full_h full_w"] | None
     findings: tuple[Finding, ...]
@@ -69,7 +66,7 @@ def inspect_case(
     """Read every voxel of a case's files and collect all findings; nothing of the user's is raised.
 
     Args:
-      case: from `formats.find_cases`.
+      case: from `layouts.find.find_cases`.
       modalities: only these are read, and only they make the mask.
       ignore_affine: files whose affines differ are taken to be on one grid all the same.
       label: read the label file too, if there is one.
@@ -186,7 +183,7 @@ def _check_grids(images: Sequence[Geometry], label: Geometry | None, ignore_affi
     return findings + [finding for grid in reversed(spacings.values()) for finding in check_spacing(grid)]
 
 
-def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Crop, Bool[np.ndarray, "d2 h2 w2"]]:
+def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Box, Bool[np.ndarray, "d2 h2 w2"]]:
     """Bounding box of the union, and inside it the union with its holes filled."""
     union = np.logical_or.reduce(foregrounds)
     crop = ndimage.find_objects(union.view(np.uint8))[0]

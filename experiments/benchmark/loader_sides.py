@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.formats import find_cases
+from data_pipeline.cache import PreparedCase, prepare_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches.augment import Augmentation
 from data_pipeline.patches.loader import LoaderSettings, batches_on_demand, training_batches
-from data_pipeline.prepare import PreparedCase, prepare_cases
 from experiments.benchmark.prepare_task import SPACING
 from experiments.benchmark.scaling_loader import memory_of_tree
 from experiments.benchmark.sides import OURS

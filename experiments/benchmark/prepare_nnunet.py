@@ -7,8 +7,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES
-from data_pipeline.formats import Case
 from experiments.parity.importing_variants import Variant
 
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 4}

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_pipeline.check.report import check_case
-from data_pipeline.formats import Case, find_cases
-from data_pipeline.prepare import prepare_cases
+from data_pipeline.cache import prepare_cases
+from data_pipeline.case import Case
+from data_pipeline.check.checked_case import check_case
+from data_pipeline.layouts.find import find_cases
 from experiments.benchmark.prepare_task import SPACING
 from experiments.benchmark.workload import Workload
 

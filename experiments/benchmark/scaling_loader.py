@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_pipeline.formats import find_cases
+from data_pipeline.cache import PreparedCase, prepare_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches.loader import Batches, LoaderSettings, training_batches
 from data_pipeline.phantom.write import case_name
-from data_pipeline.prepare import PreparedCase, prepare_cases
 from experiments.benchmark.prepare_task import write_noise
 
 DIFFERENT = 3

@@ -31,7 +31,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from scipy import ndimage
 
 from data_pipeline.conventions import CLASSES, MODALITIES, Modality
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from experiments.parity.check import GOLDEN, Check
 from experiments.parity.importing_variants import PLAIN, RESIDUAL, SMALL, Variant
 from kd_jax.import_nnunet import main as import_nnunet

@@ -20,7 +20,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 
 from data_pipeline.conventions import CLASSES, Spacing
-from data_pipeline.resample import (
+from data_pipeline.preprocessing.resample import (
     resample_image,
     resample_label,
     resample_linear_rows,

@@ -27,9 +27,9 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 
 from data_pipeline.conventions import CLASSES, MODALITIES, Shape3, Spacing
-from data_pipeline.fingerprint import FOREGROUND_SAMPLES, Fingerprint, measure_cases
-from data_pipeline.formats import find_cases
-from data_pipeline.resample import as_spacing
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.fingerprint import FOREGROUND_SAMPLES, Fingerprint, measure_cases
+from data_pipeline.preprocessing.resample import as_spacing
 from experiments.parity.check import GOLDEN, Check
 from kd_jax.config.schema import NetworkConfig
 from kd_jax.planning.plan_file import plan_settings

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.case import Case
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from kd_jax.runs.split import SPLIT_FILE, SplitRecord, joined_name
 
 HELD_OUT = "validation"

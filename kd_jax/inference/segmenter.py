@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 from tqdm import tqdm
 
-from data_pipeline import storage
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality, Spacing
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
+from data_pipeline.preprocessing import scratch
+from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.subject import Subject, load_subject, to_original_grid
 from kd_jax.config.schema import AXES, Axis, Config, Outputs
 from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
 from kd_jax.inference.windows import window_count
@@ -158,13 +158,13 @@ def segment_case(
 
     The case is read once per spacing and set of modalities among the members. Held are what reading takes, a sum of
     logits on the original grid, and the logits of one network at a time. Of these what is larger than
-    `storage.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel,
-    a few times `storage.SLAB` and what `inference` has on the device: 1000³ voxels and four channels keep 32 GB on
+    `scratch.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel,
+    a few times `scratch.SLAB` and what `inference` has on the device: 1000³ voxels and four channels keep 32 GB on
     disk.
 
     Args:
       segmenter: from `load_segmenter`.
-      case: from `data_pipeline.formats.find_cases`.
+      case: from `data_pipeline.layouts.find.find_cases`.
       probabilities: return them as well.
       ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
       refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
@@ -179,7 +179,7 @@ def segment_case(
     for subject, members in _read(segmenter, case, ignore_affine, refuse_raw):
         if first is None:
             first = subject
-            total = storage.zeros((*subject.reference.shape, len(outside)))
+            total = scratch.zeros((*subject.reference.shape, len(outside)))
             looked = np.zeros(subject.reference.shape, bool)
         findings += check_same_grid(first.reference, subject.reference, ignore_affine=ignore_affine)
         findings += subject.findings
@@ -191,7 +191,7 @@ def segment_case(
         raise ValueError("a segmenter without members")
     classes = np.empty(looked.shape, np.uint8)
     certain = np.clip(outside, 0, 1)  # the background, or no region
-    for rows in storage.slabs(total.shape):
+    for rows in scratch.slabs(total.shape):
         mean = np.asarray(total[rows] / len(segmenter.members))
         classes[rows] = to_classes(mean, outputs)
         if probabilities:  # they take the place of the sum: there may be no room for both

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
 
-from data_pipeline import storage
+from data_pipeline.preprocessing import scratch
 from kd_jax.inference.windows import Box, Shape3, Shares, padded_shape, split_into_boxes, window_shares
 
 Forward = Callable[[PyTree, Float[Array, "n d h w c"]], Float[Array, "n d h w k"]]
@@ -108,7 +108,7 @@ class Predictor:
     ) -> Float32[np.ndarray, "d h w k"]:
         """Logits on the grid of `images`, on the host, to be read only.
 
-        Those of several boxes are on its disk where they are large, see `storage`. The device holds a box and two
+        Those of several boxes are on its disk where they are large, see `scratch.zeros`. The device holds a box and two
         batches.
 
         Args:
@@ -126,7 +126,7 @@ class Predictor:
         if len(boxes) == 1:
             total = next(parts)
         else:
-            total = storage.zeros((*shape, self.outputs))
+            total = scratch.zeros((*shape, self.outputs))
             for box, part in zip(boxes, parts, strict=True):
                 total[box.place] += part
         return total[_inside(images.shape, shape)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
-from data_pipeline.fingerprint import Fingerprint
+from data_pipeline.preprocessing.fingerprint import Fingerprint
 from kd_jax.config.load import parse_config
 from kd_jax.planning.planner import PRESETS, Plan, Preset
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import jax
 
+from data_pipeline.cache import PreparedCase, cache_home, prepare_cases, prepared_folder
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
-from data_pipeline.cores import available_cores
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, describe, find_cases
+from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.patches.loader import LoaderSettings
 from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION
 from data_pipeline.phantom import phantom_folder
-from data_pipeline.prepare import PreparedCase, cache_home, prepare_cases, prepared_folder
+from data_pipeline.workers import available_cores
 from kd_jax.config.schema import Config, DataConfig
 from kd_jax.runs.folds import Fold, read_folds
 from kd_jax.runs.split import SplitRecord, cross_validation, given_split, split_patients

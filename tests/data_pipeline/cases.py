@@ -7,8 +7,9 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 
+from data_pipeline.case import Case
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, Modality
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 
 Layout = Literal["2013", "2021", "2023"]
 

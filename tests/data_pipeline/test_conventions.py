@@ -3,11 +3,11 @@ import pytest
 
 from data_pipeline.conventions import CAVITY, CONVENTIONS, region_mask, without_cavity
 from data_pipeline.errors import FileError
-from data_pipeline.fingerprint import measure_cases
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.label_map import parse_label_map
+from data_pipeline.preprocessing.fingerprint import measure_cases
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.nifti import read_label
-from data_pipeline.reading.subject import load_subject
 from tests.data_pipeline.cases import file_of, rewrite, write_case
 
 ALL = [*CONVENTIONS.values(), parse_label_map("1=ET,2=NET,3=CC,4=ED"), parse_label_map("1=NCR,2=ED,3=ET,4=RC")]

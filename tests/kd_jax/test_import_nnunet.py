@@ -9,8 +9,8 @@ import pytest
 
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
-from data_pipeline.reading.subject import load_subject
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.subject import load_subject
 from kd_jax import import_nnunet
 from kd_jax.config.load import load_config
 from kd_jax.inference.segmenter import load_segmenter, segment_case

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.command_line import run_command
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.reading.nifti import read_label
 from kd_jax import postprocess
 from kd_jax.inference.segmenter import load_segmenter, segment_case

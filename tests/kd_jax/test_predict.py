@@ -5,10 +5,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline import storage
 from data_pipeline.command_line import run_command
 from data_pipeline.conventions import CONVENTIONS
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing import scratch
 from kd_jax import predict
 from kd_jax.inference import segmenter as segmentation
 from kd_jax.inference.segmenter import load_segmenter, segment_case
@@ -213,7 +213,7 @@ def test_a_network_that_sees_volumes_reversed(data, tmp_path, one_window):
 
 def test_a_large_case_is_segmented_on_disk_with_the_same_result(random_run, data, tmp_path, monkeypatch):
     _, in_memory = segment([random_run], data)
-    monkeypatch.setattr(storage, "IN_MEMORY", 1000)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 1000)
     _, on_disk = segment([random_run], data)
     assert isinstance(on_disk.probabilities, np.memmap) and not isinstance(in_memory.probabilities, np.memmap)
     np.testing.assert_array_equal(on_disk.probabilities, in_memory.probabilities)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.conventions import MODALITIES, region_mask
-from data_pipeline.formats import LAYOUTS, describe, find_cases
+from data_pipeline.layouts.find import describe, find_cases
+from data_pipeline.layouts.table import LAYOUTS
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.nifti import read_image, read_label, write_label
-from data_pipeline.reading.subject import load_subject
 from tests.data_pipeline.layout_sets import CASES, SETS, source_cases, write_set
 
 

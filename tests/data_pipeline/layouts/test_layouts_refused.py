@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from tests.data_pipeline.layout_sets import HYPHENED, UNDERSCORED
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipeline.check.command import main
-from data_pipeline.formats import describe, find_cases
+from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
 from tests.data_pipeline.cases import write_case
 from tests.data_pipeline.layout_sets import SETS, write_set

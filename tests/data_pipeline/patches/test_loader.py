@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.cache import prepare_cases
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches import loader
 from data_pipeline.patches.augment import Augmentation
 from data_pipeline.patches.loader import LoaderSettings, batches_on_demand, training_batches, validation_batches
-from data_pipeline.prepare import prepare_cases
 from tests.data_pipeline.cases import write_case
 from tests.data_pipeline.fakes import digest, make_case, patches_read
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
-from data_pipeline.formats import find_cases
-from data_pipeline.phantom import audit, case, confounders, write
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.phantom import audit, confounders, make, properties, write
 from data_pipeline.phantom import deformation as deform
-from data_pipeline.phantom import plan as plans
 from data_pipeline.phantom.grid import box_grid
 from tests.data_pipeline.phantoms import digests
 
@@ -73,8 +72,8 @@ def with_confounders(head, monkeypatch, keep):
         found[:] = [c for c in confounders.draw_confounders(rng, around) if keep(c)]
         return found
 
-    monkeypatch.setattr(case, "draw_confounders", only)
-    return case.make_case(head, 5, 1, 4.0), list(found)
+    monkeypatch.setattr(make, "draw_confounders", only)
+    return make.make_case(head, 5, 1, 4.0), list(found)
 
 
 def test_vessels_are_bright_on_t1ce_and_absent_from_every_other_modality(head, monkeypatch):
@@ -111,8 +110,8 @@ def test_a_voxel_gives_away_as_much_as_in_patients(folder):
 def test_tumours_are_as_large_as_drawn_and_the_labels_are_brats(label_maps):
     volumes = np.array([(s > 0).sum() * 0.008 for s in label_maps])
     assert volumes.min() > 12 and volumes.max() < 125 and volumes.max() > 2 * volumes.min()
-    streams = [case._Streams(np.random.SeedSequence([0, i])) for i in range(CASES)]
-    drawn = np.array([plans.plan_tumour(s["plan"], 0, i).volume for i, s in enumerate(streams)])
+    streams = [make._Streams(np.random.SeedSequence([0, i])) for i in range(CASES)]
+    drawn = np.array([properties.draw_properties(s["plan"], 0, i).volume for i, s in enumerate(streams)])
     assert np.median(np.abs(volumes / drawn - 1)) < 0.15
     assert set(np.unique(np.concatenate([np.unique(s) for s in label_maps]))) == {0, 1, 2, 4}
 
@@ -137,7 +136,7 @@ def test_files_are_skull_stripped_int16_on_the_brats_field_of_view(folder):
         seg = nib.load(folder / name / f"{name}_seg.nii.gz")
         assert seg.get_data_dtype() == np.uint8
         assert not np.asarray(seg.dataobj)[~brain].any()
-    assert case.image_grid(1.0).shape == (240, 240, 155)
+    assert make.image_grid(1.0).shape == (240, 240, 155)
 
 
 def test_the_reader_finds_complete_cases(folder):
@@ -148,11 +147,11 @@ def test_the_reader_finds_complete_cases(folder):
 
 
 def test_a_case_is_the_same_head_and_tumour_at_every_spacing(head, label_maps):
-    coarse = case.make_case(head, 0, 3, 4.0).label
+    coarse = make.make_case(head, 0, 3, 4.0).label
     fine = label_maps[3]
     assert (coarse > 0).sum() * 0.064 == pytest.approx((fine > 0).sum() * 0.008, rel=0.1)
     centre = [4.0 * np.argwhere(coarse > 0).mean(0), 2.0 * np.argwhere(fine[::-1, ::-1] > 0).mean(0)]
-    origin = [np.array(case.image_grid(s).origin) for s in (4.0, 2.0)]
+    origin = [np.array(make.image_grid(s).origin) for s in (4.0, 2.0)]
     np.testing.assert_allclose(origin[0] + centre[0], origin[1] + centre[1], atol=2.0)
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.phantom import growth as gr
-from data_pipeline.phantom import labels
-from data_pipeline.phantom import plan as plans
+from data_pipeline.phantom import labels, properties
 from data_pipeline.phantom.grid import Grid
 
 # ---------------------------------------------------------------- growth
@@ -102,27 +101,27 @@ def test_hidden_cortex_keeps_nothing_and_full_density():
     np.testing.assert_array_equal(gr.visible(u, np.zeros(3, np.float32)), u)
 
 
-# ---------------------------------------------------------------- plan and labels
+# ---------------------------------------------------------------- properties and labels
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
 @pytest.mark.parametrize("count", [20, 40, 80])
 def test_a_fifth_of_any_data_set_has_no_enhancing_rim(seed, count):
-    poor = [not plans.plan_tumour(np.random.default_rng(i), seed, i).enhancing for i in range(count)]
-    assert abs(sum(poor) - plans.POOR_FRACTION * count) <= 2
+    poor = [not properties.draw_properties(np.random.default_rng(i), seed, i).enhancing for i in range(count)]
+    assert abs(sum(poor) - properties.POOR_FRACTION * count) <= 2
 
 
 def planned(**changes):
     fields = {"volume": 30.0, "length": 3.0, "push": 2.0, "cortex": 0.0, "core_level": 0.5}
     fields |= {"rim": 4.0, "gaps": 0.1, "enhancing": True, "spots": 0.0}
-    return plans.TumourPlan(**fields | changes)
+    return properties.TumourProperties(**fields | changes)
 
 
-def labelled(plan):
+def labelled(drawn):
     grid = Grid((0.0, 0.0, 0.0), 2.0, (30, 30, 30))
     density = np.clip(1.1 * blob(grid.shape, (15, 15, 15), 6.0), 0, 1)
     rngs = {name: np.random.default_rng(i) for i, name in enumerate(("core", "rim", "gaps"))}
-    return labels.label_tumour(rngs, plan, density, grid, np.ones(grid.shape, bool)), density
+    return labels.label_tumour(rngs, drawn, density, grid, np.ones(grid.shape, bool)), density
 
 
 def test_labels_are_nested_and_the_rim_surrounds_the_necrosis():

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.phantom.write import make_phantoms
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
-from data_pipeline.prepare import load_subject
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.checks import background_value
 from data_pipeline.reading.findings import Finding
 from tests.data_pipeline.cases import SRI24, file_of, one_case, rewrite

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.clinical import dicom_answer, to_atlas
 from data_pipeline.reading.scan import inspect_case
-from data_pipeline.reading.subject import load_subject
 from tests.data_pipeline.cases import SRI24, one_case, rewrite
 
 RAW = SRI24 @ np.diag([0.5, 0.5, 5, 1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.conventions import MODALITIES
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.phantom.write import make_phantoms
 from data_pipeline.reading.checks import SMALLEST_BRAIN
 from data_pipeline.reading.contrast import check_contrast

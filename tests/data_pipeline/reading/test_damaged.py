@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.check.report import check_case
+from data_pipeline.check.checked_case import check_case
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.scan import inspect_case
-from data_pipeline.reading.subject import load_subject
 from tests.data_pipeline.cases import SRI24, file_of, one_case, tiny_images, write_case, write_nifti
 from tests.data_pipeline.damaged import ERRORS, MENDED, MISSING, NOTES, WARNINGS
 

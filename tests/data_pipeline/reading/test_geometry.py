@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
+from data_pipeline.cache import prepare_cases
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
-from data_pipeline.formats import Case, find_cases
-from data_pipeline.prepare import Subject, load_subject, prepare_cases, to_original_grid
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.nifti import read_label, write_label
 from tests.data_pipeline.cases import tiny_classes, tiny_images
 

@@ -7,11 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipeline.case import Case
+from data_pipeline.check.checked_case import CheckedCase, check_case
 from data_pipeline.check.dataset import check_dataset
-from data_pipeline.check.report import CaseReport, check_case
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
-from data_pipeline.formats import Case, find_cases
-from data_pipeline.prepare import Subject, load_subject, to_original_grid
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.nifti import read_label, write_label
 from data_pipeline.reading.scan import inspect_case
 
@@ -52,7 +53,7 @@ BACKGROUND = {  # the constants around brains that are already z-scored
 
 
 @pytest.fixture(scope="module")
-def reports(cases) -> dict[str, CaseReport]:
+def reports(cases) -> dict[str, CheckedCase]:
     return {name: check_case(case) for name, case in cases.items()}
 
 

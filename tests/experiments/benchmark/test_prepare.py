@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from data_pipeline.cache import prepare_cases
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
-from data_pipeline.formats import find_cases
-from data_pipeline.prepare import prepare_cases
+from data_pipeline.layouts.find import find_cases
 from experiments.benchmark import prepare
 from experiments.benchmark.figures import Options
 from experiments.benchmark.prepare_task import write_cases

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import storage
+from data_pipeline.preprocessing import scratch
 from kd_jax.inference import sliding_window as inference
 from kd_jax.inference.sliding_window import make_predictor, windows_per_batch
 from kd_jax.inference.windows import padded_shape, roomy, window_count, window_starts
@@ -184,7 +184,7 @@ def test_a_large_volume_lies_on_disk_with_the_same_logits(monkeypatch):
     predict = make_predictor(position, (32, 32, 32), inputs=(0, 1), outputs=4, batch=4)
     monkeypatch.setattr(inference, "BOX_BYTES", 32 * 64 * 64 * 4 * (2 + 4))
     in_memory = predict(None, images)
-    monkeypatch.setattr(storage, "IN_MEMORY", 100_000)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 100_000)
     tracemalloc.start()
     on_disk = predict(None, images)
     peak = tracemalloc.get_traced_memory()[1]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.fingerprint import Fingerprint, Intensities
+from data_pipeline.preprocessing.fingerprint import Fingerprint, Intensities
 from kd_jax.config.load import load_config
 from kd_jax.planning.plan_file import plan_document, read_plan, write_plan
 from kd_jax.planning.planner import plan_networks

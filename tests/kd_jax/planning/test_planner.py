@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
-from data_pipeline.fingerprint import Fingerprint
+from data_pipeline.preprocessing.fingerprint import Fingerprint
 from kd_jax.config.load import parse_config
 from kd_jax.planning.plan_file import plan_settings
 from kd_jax.planning.planner import PRESETS, default_memory, plan_networks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.prepare.command import main
+from data_pipeline.prepare import main
 from kd_jax.config.load import parse_config
 from kd_jax.runs.folds import FOLDS_FILE, write_folds
 from kd_jax.runs.split import SplitRecord
@@ -78,7 +78,7 @@ def test_training_finds_what_the_command_prepared(tmp_path, monkeypatch):
     for number in range(2):
         write_case(tmp_path / "cases", rng=rng, number=number, shape=(12, 12, 12))
     assert main([str(tmp_path / "cases"), "--cache", str(tmp_path / "cache"), "--workers", "0"]) == 0
-    monkeypatch.setattr("data_pipeline.prepare.cases.load_subject", None)
+    monkeypatch.setattr("data_pipeline.cache.fill.load_subject", None)
     assert len(gather_cases(_config(tmp_path)).train) == 1
 
 

@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality, Shape3, Spacing, region_mask
 from data_pipeline.errors import InputError
-from data_pipeline.every_case import every_case
-from data_pipeline.formats import Case
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label
 from data_pipeline.reading.scan import read_scan
+from data_pipeline.workers import map_cases
 
 FOREGROUND_SAMPLES = 1_000_000
 """Tumour voxels that the intensity statistics of a modality are made from, over all cases.
@@ -77,7 +77,7 @@ def measure_cases(
     """The fingerprint of a data set; the same for any number of workers.
 
     Args:
-      cases: from `formats.find_cases`; each needs a label file.
+      cases: from `layouts.find.find_cases`; each needs a label file.
       workers: processes; 0 or 1 measures in this one.
       samples: voxels per modality for the intensity statistics, shared evenly among the cases.
       ignore_affine: see `subject.load_subject`.
@@ -87,7 +87,7 @@ def measure_cases(
     Raises:
       InputError: cases that cannot be used, all listed at once; no case is left.
     """
-    measures = every_case(
+    measures = map_cases(
         partial(_measure_case, samples=max(1, samples // max(1, len(cases))), ignore_affine=ignore_affine),
         cases,
         workers,

@@ -10,13 +10,13 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from data_pipeline.cache.key import KEY_DIGITS, entry_key, hash_file
+from data_pipeline.case import Case
 from data_pipeline.conventions import CLASSES, Modality, Shape3
 from data_pipeline.errors import FileError
 from data_pipeline.files import folder_atomically
-from data_pipeline.formats import Case
-from data_pipeline.prepare.key import KEY_DIGITS, entry_key, hash_file
+from data_pipeline.preprocessing.subject import Subject
 from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.subject import Subject
 
 FOREGROUND_VOXELS = 10_000
 """At most this many voxels per class are kept for foreground sampling (nnU-Net keeps as many)."""

@@ -1,4 +1,4 @@
-"""Do one thing to every case of a data set, in several processes, and list all that cannot be used at once."""
+"""Worker processes: how many are of use, and one task for every case of a data set."""
 
 import multiprocessing
 import os
@@ -12,13 +12,18 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from data_pipeline.case import Case
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
 
 T = TypeVar("T")
 
 
-def every_case(
+def available_cores() -> int:
+    """Cores this process may use, which in a cluster's job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_cases(
     work: Callable[[Case], T | str],
     cases: Sequence[Case],
     workers: int,
@@ -34,7 +39,7 @@ def every_case(
     Args:
       work: the result for a case, or in one line what is wrong with its files. What it raises ends
         everything. It must pickle.
-      cases: from `formats.find_cases`.
+      cases: from `layouts.find.find_cases`.
       workers: processes; 0 or 1 works in this one.
       doing: what is done, as in "preparing"; for display.
       skip_bad: print the cases that cannot be used to stderr and go on without them.

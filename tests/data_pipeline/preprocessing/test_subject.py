@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data_pipeline import storage
+from data_pipeline.case import Case
 from data_pipeline.conventions import CAVITY, CONVENTIONS, MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case
-from data_pipeline.prepare import load_subject, to_original_grid
+from data_pipeline.preprocessing import scratch
+from data_pipeline.preprocessing.resample import as_spacing
+from data_pipeline.preprocessing.subject import load_subject, to_original_grid
 from data_pipeline.reading import scan as scan_module
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.scan import _brain, read_scan
-from data_pipeline.resample import as_spacing
 from tests.data_pipeline.cases import SRI24, one_case, rewrite, write_nifti
 
 
@@ -195,7 +195,7 @@ def test_to_original_grid_puts_things_where_they_were(tmp_path, rng):
 def test_to_original_grid_has_the_given_values_outside_the_crop(tmp_path, rng, monkeypatch, rows):
     subject = load_subject(one_case(tmp_path, rng), 1.0)
     values = rng.random((*subject.mask.shape, 3), np.float32)
-    monkeypatch.setattr(storage, "SLAB", rows * 16 * 12 * 3 * 4)
+    monkeypatch.setattr(scratch, "SLAB", rows * 16 * 12 * 3 * 4)
     full = on_original_grid(values, subject, (1, -2, 0))
     np.testing.assert_array_equal(full[subject.crop], values)
     outside = np.ones(full.shape[:3], bool)
@@ -210,5 +210,5 @@ def test_slabs_of_any_size_give_the_same_values(tmp_path, rng, monkeypatch):
     subject = load_subject(one_case(tmp_path, rng, shape=(20, 22, 18)), (1.4, 0.9, 4.2))
     values = rng.normal(size=(*subject.mask.shape, 2)).astype(np.float32)
     whole = on_original_grid(values, subject, (0, 0))
-    monkeypatch.setattr(storage, "SLAB", 0)
+    monkeypatch.setattr(scratch, "SLAB", 0)
     np.testing.assert_allclose(on_original_grid(values, subject, (0, 0)), whole, rtol=1e-6, atol=1e-6)

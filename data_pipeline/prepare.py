@@ -1,18 +1,18 @@
-"""The command line of the preparation."""
+"""`python -m data_pipeline.prepare`: fill the cache that training reads."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipeline.cache.entry import PreparedCase
+from data_pipeline.cache.fill import prepare_cases
+from data_pipeline.cache.key import PreprocessingSettings
+from data_pipeline.cache.place import cache_home, prepared_folder
+from data_pipeline.cache.survey import in_words, survey_cases
 from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
-from data_pipeline.formats import describe, find_cases
-from data_pipeline.prepare.cases import prepare_cases
-from data_pipeline.prepare.entry import PreparedCase
-from data_pipeline.prepare.key import Settings
-from data_pipeline.prepare.place import cache_home, prepared_folder
-from data_pipeline.prepare.survey import in_words, survey_cases
-from data_pipeline.resample import as_spacing
+from data_pipeline.layouts.find import describe, find_cases
+from data_pipeline.preprocessing.resample import as_spacing
 
 _EXAMPLES = """
 examples:
@@ -41,7 +41,7 @@ def _prepare(options: argparse.Namespace) -> int:
     print("\n".join(describe(cases, options.data)), file=sys.stderr)
     cache = prepared_folder(options.cache)
     if options.dry_run:
-        settings = Settings(spacing, options.ignore_affine)
+        settings = PreprocessingSettings(spacing, options.ignore_affine)
         survey = survey_cases(cases, settings, cache, workers=options.workers, progress=True, verify=options.verify)
         print("\n".join(survey.lines()))
         survey.require_space()
@@ -99,3 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.every_case import every_case
+from data_pipeline.workers import map_cases
 
 
 def half(number: int) -> float | str:
@@ -13,7 +13,7 @@ def half(number: int) -> float | str:
 
 def run(numbers, workers=0, work=half, **options):
     options = {"doing": "halving", "skip_bad": False, "skip_option": "--skip-bad", "progress": False, **options}
-    return every_case(work, numbers, workers, **options)
+    return map_cases(work, numbers, workers, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

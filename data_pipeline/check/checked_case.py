@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.check.picture import thumbnail
+from data_pipeline.check.thumbnail import thumbnail
 from data_pipeline.conventions import CAVITY, MODALITIES, REGION_CLASSES, Modality, Shape3, Spacing
 from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
 from data_pipeline.reading.scan import Scan, inspect_case
@@ -20,7 +20,7 @@ RANGE = (-4.0, 6.0)
 
 
 @dataclass(frozen=True, eq=False)
-class CaseReport:
+class CheckedCase:
     """One checked case.
 
     Attributes:
@@ -64,7 +64,7 @@ class CaseReport:
         }
 
 
-def check_case(case: Case, *, ignore_affine: bool = False) -> CaseReport:
+def check_case(case: Case, *, ignore_affine: bool = False) -> CheckedCase:
     """Read every voxel of a case's files and keep what a report needs."""
     found = inspect_case(case, ignore_affine=ignore_affine)
     findings = list(found.findings)
@@ -76,8 +76,8 @@ def check_case(case: Case, *, ignore_affine: bool = False) -> CaseReport:
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     scan = found.scan
     if scan is None:
-        return CaseReport(case, tuple(findings), None, None, {}, {}, {}, b"")
-    return CaseReport(
+        return CheckedCase(case, tuple(findings), None, None, {}, {}, {}, b"")
+    return CheckedCase(
         case,
         tuple(findings),
         scan.reference.shape,

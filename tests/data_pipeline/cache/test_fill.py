@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.cache import PreparedCase, fill, prepare_cases
+from data_pipeline.case import Case
 from data_pipeline.errors import InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.owner import this_process
-from data_pipeline.prepare import PreparedCase, load_subject, prepare_cases
-from data_pipeline.prepare import cases as prepare_module
-from data_pipeline.prepare import entry as entry_module
+from data_pipeline.preprocessing.subject import load_subject
 from tests.data_pipeline.cases import rewrite, write_case
 
 
@@ -53,7 +53,7 @@ def test_foreground_voxels_are_of_their_class_and_at_most_ten_thousand(tmp_path,
         np.testing.assert_array_equal(
             np.sort(np.ravel_multi_index(voxels.T, label.shape)), np.flatnonzero(label == index)
         )
-    monkeypatch.setattr(entry_module, "FOREGROUND_VOXELS", 5)
+    monkeypatch.setattr("data_pipeline.cache.entry.FOREGROUND_VOXELS", 5)
     again = [prepare([case], tmp_path / name, spacing=1.0)[0].foreground() for name in ("cache2", "cache3")]
     for index, voxels in again[0].items():
         assert len(voxels) == min(5, len(foreground[index]))
@@ -175,7 +175,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, rng, monkeypa
         return subject
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "load_subject", load)
+        patch.setattr(fill, "load_subject", load)
         with pytest.raises(InputError, match=r"00000_t1\.nii\.gz: changed while it was read; wait until"):
             prepare(cases, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -232,14 +232,14 @@ def test_what_killed_processes_left_is_removed(tmp_path, rng):
 
 def test_a_case_that_another_process_finished_meanwhile_stays(tmp_path, rng, monkeypatch):
     cases = folder_of(tmp_path / "data", rng, 1)
-    load = prepare_module.load_subject
+    load = fill.load_subject
 
     def slow(*args, **options):
-        monkeypatch.setattr(prepare_module, "load_subject", load)
+        monkeypatch.setattr(fill, "load_subject", load)
         prepare(cases, tmp_path / "cache")  # the other process
         return load(*args, **options)
 
-    monkeypatch.setattr(prepare_module, "load_subject", slow)
+    monkeypatch.setattr(fill, "load_subject", slow)
     (entry,) = prepare(cases, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [entry.folder.name]
     assert entry.images().shape == (*entry.shape, 4)

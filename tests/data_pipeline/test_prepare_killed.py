@@ -16,7 +16,7 @@ from data_pipeline.owner import is_dead
 from tests.data_pipeline.cases import write_case
 
 KILLS = int(os.environ.get("KD_JAX_KILLS", "3"))
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 CASES = 8
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of a process group")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.label_map import parse_label_map
 from tests.data_pipeline.cases import file_of, write_case
 

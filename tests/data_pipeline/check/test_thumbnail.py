@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from data_pipeline.check.picture import COLOURS, LARGEST_SIDE, thumbnail
+from data_pipeline.check.thumbnail import COLOURS, LARGEST_SIDE, thumbnail
 from data_pipeline.reading.scan import Scan, read_scan
 from tests.data_pipeline.cases import one_case
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipeline.cache.entry import PreparedCase, entry_folder, read_meta
+from data_pipeline.cache.estimate import prepared_bytes
+from data_pipeline.cache.key import KEY_DIGITS, PreprocessingSettings, hash_files
+from data_pipeline.case import Case
 from data_pipeline.errors import InputError
 from data_pipeline.files import remove_abandoned
-from data_pipeline.formats import Case
-from data_pipeline.prepare.entry import PreparedCase, entry_folder, read_meta
-from data_pipeline.prepare.estimate import prepared_bytes
-from data_pipeline.prepare.key import KEY_DIGITS, Settings, hash_files
 
 _ABANDONED = 24 * 3600.0  # seconds; no case takes a day to write
 
@@ -80,7 +80,7 @@ class Survey:
 
 def survey_cases(
     cases: Sequence[Case],
-    settings: Settings,
+    settings: PreprocessingSettings,
     cache: Path,
     *,
     workers: int,
@@ -118,7 +118,7 @@ def _entries(cache: Path) -> dict[str, list[Path]]:
 
 
 def _look_up(
-    case: Case, entries: Mapping[str, Sequence[Path]], settings: Settings, cache: Path, *, verify: bool
+    case: Case, entries: Mapping[str, Sequence[Path]], settings: PreprocessingSettings, cache: Path, *, verify: bool
 ) -> tuple[PreparedCase | None, Path | None, list[Path]]:
     """The case's entry, or its folder if that was found damaged, and the entries of its former contents."""
     if not entries.get(case.id):

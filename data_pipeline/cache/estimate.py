@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from data_pipeline.cache.entry import FOREGROUND_VOXELS
+from data_pipeline.case import Case
 from data_pipeline.conventions import CLASSES, MODALITIES, Spacing
-from data_pipeline.formats import Case
-from data_pipeline.prepare.entry import FOREGROUND_VOXELS
 
 BRAIN_BOX = 4.2e6
 """mm³; the bounding boxes of skull-stripped brains are smaller on average.

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from data_pipeline.errors import InputError
-from data_pipeline.resample import (
+from data_pipeline.preprocessing.resample import (
     as_spacing,
     resample_image,
     resample_label,
@@ -14,7 +14,7 @@ from data_pipeline.resample import (
     slice_axis,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "resampling.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "resampling.npz"
 
 
 def resample_linear(values, shape, apart=None):

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from data_pipeline.cache.entry import PreparedCase, entry_folder, write_entry
+from data_pipeline.cache.key import PreprocessingSettings, hash_files, require_unchanged, stamps
+from data_pipeline.cache.survey import survey_cases
+from data_pipeline.case import Case
 from data_pipeline.conventions import Modality
 from data_pipeline.errors import InputError
-from data_pipeline.every_case import every_case
-from data_pipeline.formats import Case
-from data_pipeline.prepare.entry import PreparedCase, entry_folder, write_entry
-from data_pipeline.prepare.key import Settings, hash_files, require_unchanged, stamps
-from data_pipeline.prepare.survey import survey_cases
+from data_pipeline.preprocessing.resample import as_spacing
+from data_pipeline.preprocessing.subject import load_subject
 from data_pipeline.reading.copies import find_copies
 from data_pipeline.reading.findings import Severity, digest
-from data_pipeline.reading.subject import load_subject
-from data_pipeline.resample import as_spacing
+from data_pipeline.workers import map_cases
 
 SHOWN: Mapping[Severity, int] = MappingProxyType({"warning": 20, "note": 10})
 """Lines on what is unusual about the cases; what many share takes one."""
@@ -39,7 +39,7 @@ def prepare_cases(
     """Prepare all cases that are not in the cache yet, and return all, in the order given.
 
     Args:
-      cases: from `formats.find_cases`; each needs a label file.
+      cases: from `layouts.find.find_cases`; each needs a label file.
       spacing: target in mm, one number or one per canonical axis.
       cache: folder for the prepared cases; made if it is not there.
       workers: processes; 0 or 1 prepares in this one.
@@ -54,14 +54,14 @@ def prepare_cases(
       InputError: they will not fit on the disk; cases that cannot be used, all listed at once, one per
         line; no case is left; the cache cannot be written.
     """
-    settings, cache = Settings(as_spacing(spacing), ignore_affine), Path(cache)
+    settings, cache = PreprocessingSettings(as_spacing(spacing), ignore_affine), Path(cache)
     survey = survey_cases(cases, settings, cache, workers=workers, progress=progress, verify=verify)
     if progress:
         print("\n".join(survey.lines()), file=sys.stderr)
     survey.require_space()
     for folder in survey.damaged.values():
         shutil.rmtree(folder)
-    prepared = every_case(
+    prepared = map_cases(
         partial(_prepare_case, settings=settings, cache=cache),
         cases,
         workers,
@@ -97,7 +97,7 @@ def _image_hashes(case: PreparedCase) -> dict[Modality, str]:
     return {m: case.sha256[m] for m in files}
 
 
-def _prepare_case(case: Case, settings: Settings, cache: Path) -> PreparedCase | str:
+def _prepare_case(case: Case, settings: PreprocessingSettings, cache: Path) -> PreparedCase | str:
     """The prepared case, or what is wrong with its files. What is wrong with the cache is raised."""
     try:
         before = stamps(case)

@@ -7,11 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Modality, without_cavity
-from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.nifti import Geometry
-from data_pipeline.reading.scan import Crop, read_scan
-from data_pipeline.resample import (
+from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Box, Modality, without_cavity
+from data_pipeline.preprocessing.resample import (
     Spacing,
     as_spacing,
     resample_image,
@@ -21,7 +18,10 @@ from data_pipeline.resample import (
     resampled_shape,
     slice_axis,
 )
-from data_pipeline.storage import slabs, zeros
+from data_pipeline.preprocessing.scratch import slabs, zeros
+from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.nifti import Geometry
+from data_pipeline.reading.scan import read_scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Subject:
     label: UInt8[np.ndarray, "d h w"] | None
     modalities: tuple[Modality, ...]
     spacing: Spacing
-    crop: Crop
+    crop: Box
     reference: Geometry
     findings: tuple[Finding, ...]
 
@@ -64,7 +64,7 @@ def load_subject(
     """Read, check, crop, normalise and resample one case (nnU-Net's preprocessing with one mask per case).
 
     Args:
-      case: from `formats.find_cases`.
+      case: from `layouts.find.find_cases`.
       spacing: target in mm, one number for all axes or one per canonical axis.
       modalities: only these are read, and only they make the mask; the others' channels are 0.
       ignore_affine: files whose affines differ are taken to be on one grid all the same.

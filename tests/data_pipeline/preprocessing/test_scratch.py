@@ -5,18 +5,18 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_pipeline import storage
 from data_pipeline.errors import InputError
+from data_pipeline.preprocessing import scratch
 
 SHAPE = (50, 40, 30, 4)  # 0.96 MB
 
 
 def test_small_arrays_are_ordinary_ones_and_large_ones_take_no_memory(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert type(storage.zeros(SHAPE)) is np.ndarray
-    monkeypatch.setattr(storage, "IN_MEMORY", 959_999)
+    assert type(scratch.zeros(SHAPE)) is np.ndarray
+    monkeypatch.setattr(scratch, "IN_MEMORY", 959_999)
     tracemalloc.start()
-    array = storage.zeros(SHAPE)
+    array = scratch.zeros(SHAPE)
     array[7] = 3
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -26,21 +26,21 @@ def test_small_arrays_are_ordinary_ones_and_large_ones_take_no_memory(monkeypatc
 
 
 def test_no_room_is_said_before_the_work(monkeypatch):
-    monkeypatch.setattr(storage, "IN_MEMORY", 0)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     with pytest.raises(InputError, match=r"no room for .* GB of temporary values.*GB free.*set TMPDIR"):
-        storage.zeros((10**6, 10**6, 10**6))
+        scratch.zeros((10**6, 10**6, 10**6))
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InputError, match="No space left on device"):
-        storage.zeros(SHAPE)
+        scratch.zeros(SHAPE)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 50, 51])
 def test_slabs_cover_every_row_once_within_the_bound(monkeypatch, rows):
-    monkeypatch.setattr(storage, "SLAB", rows * 40 * 30 * 4 * 4)
-    found = list(storage.slabs(SHAPE))
+    monkeypatch.setattr(scratch, "SLAB", rows * 40 * 30 * 4 * 4)
+    found = list(scratch.slabs(SHAPE))
     assert [i for s in found for i in range(s.start, s.stop)] == list(range(50))
     assert max(s.stop - s.start for s in found) == min(max(rows, 1), 50)

@@ -7,11 +7,11 @@ import pytest
 
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
-from data_pipeline.fingerprint import measure_cases
-from data_pipeline.formats import find_cases
+from data_pipeline.layouts.find import find_cases
+from data_pipeline.preprocessing.fingerprint import measure_cases
 from tests.data_pipeline.cases import file_of, rewrite, write_case, write_nifti
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "fingerprint.npz"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "fingerprint.npz"
 
 
 def measure(folder: Path, workers: int = 0, **options):

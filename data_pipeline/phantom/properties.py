@@ -16,7 +16,7 @@ _PUSH_LIMIT = 7.0  # mm
 
 
 @dataclass(frozen=True)
-class TumourPlan:
+class TumourProperties:
     """What is drawn for one tumour.
 
     Attributes:
@@ -42,7 +42,7 @@ class TumourPlan:
     spots: float
 
 
-def plan_tumour(rng: np.random.Generator, seed: int, case: int) -> TumourPlan:
+def draw_properties(rng: np.random.Generator, seed: int, case: int) -> TumourProperties:
     """Draw one tumour.
 
     Which cases enhance poorly follows a golden-ratio sequence over the case number, not a coin: its
@@ -52,7 +52,7 @@ def plan_tumour(rng: np.random.Generator, seed: int, case: int) -> TumourPlan:
     poor = (offset + case * _GOLDEN) % 1.0 < POOR_FRACTION
     volume = float(np.exp(rng.uniform(*np.log(VOLUME_RANGE))))
     radius = sphere_radius(volume)
-    return TumourPlan(
+    return TumourProperties(
         volume=volume,
         length=float(np.exp(rng.uniform(*np.log(_LENGTH_RANGE)))),
         push=min(radius * rng.uniform(*_PUSH_RANGE), _PUSH_LIMIT),

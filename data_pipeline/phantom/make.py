@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
 from scipy import ndimage
 
-from data_pipeline.conventions import MODALITIES, Modality
+from data_pipeline.conventions import MODALITIES, Box, Modality
 from data_pipeline.phantom.acquisition import acquire, draw_protocol
 from data_pipeline.phantom.anatomy import Anatomy
 from data_pipeline.phantom.confounders import Surroundings, apply_confounders, draw_confounders
@@ -21,7 +21,7 @@ from data_pipeline.phantom.deformation import (
 )
 from data_pipeline.phantom.grid import BOX_ORIGIN, Grid, box_grid, smooth_field
 from data_pipeline.phantom.labels import ET, NCR, label_tumour, roughen
-from data_pipeline.phantom.plan import TumourPlan, plan_tumour
+from data_pipeline.phantom.properties import TumourProperties, draw_properties
 from data_pipeline.phantom.tumour import Tumour, grow_tumour
 
 _FIELD_OF_VIEW = (240.0, 240.0, 155.0)
@@ -39,12 +39,12 @@ class Phantom:
     Attributes:
       images: one scan per modality, 0 outside the brain.
       label: internal classes 0 to 3.
-      plan: what was drawn for the tumour.
+      properties: what was drawn for the tumour.
     """
 
     images: dict[Modality, Int16[np.ndarray, "d h w"]]
     label: UInt8[np.ndarray, "d h w"]
-    plan: TumourPlan
+    properties: TumourProperties
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Head:
     """A subject's head on the part of the image grid that holds it."""
 
     grid: Grid
-    box: tuple[slice, slice, slice]
+    box: Box
     mask: Bool[np.ndarray, "d h w"]
     points: Float32[np.ndarray, "3 d h w"]
     density: Float32[np.ndarray, "d h w"]
@@ -89,16 +89,16 @@ def make_case(anatomy: Anatomy, seed: int, case: int, spacing: float) -> Phantom
       spacing: isotropic voxel edge, mm.
     """
     streams = _Streams(np.random.SeedSequence([seed, case]))
-    plan = plan_tumour(streams["plan"], seed, case)
+    properties = draw_properties(streams["plan"], seed, case)
     affine, displacement = random_affine(streams["affine"]), random_diffeomorphism(streams["diffeomorphism"])
     outer = box_grid(CONTROL_SPACING).points()
     undisturbed = to_template(outer, affine, displacement)
-    tumour = grow_tumour(streams["growth"], plan, anatomy, undisturbed)
+    tumour = grow_tumour(streams["growth"], properties, anatomy, undisturbed)
     depth = anatomy.sample("depth", undisturbed)
     before = before_mass_effect(outer, tumour.effect, depth)
     template = to_template(before, affine, displacement)
     head = _place(streams, anatomy, tumour, template, before, spacing)
-    return _scan(streams, anatomy, plan, head)
+    return _scan(streams, anatomy, properties, head)
 
 
 def _place(
@@ -122,7 +122,7 @@ def _place(
     return _Head(grid, box, mask, points, roughen(streams["edge"], density, grid), depth)
 
 
-def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> tuple[slice, slice, slice]:
+def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> Box:
     """Voxels of the image grid that may hold brain, from the depth on the control grid."""
     inside = np.argwhere(depth > 0)
     box = []
@@ -138,9 +138,9 @@ def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> tuple[slice,
     return tuple(box)  # type: ignore[return-value]
 
 
-def _scan(streams: _Streams, anatomy: Anatomy, plan: TumourPlan, head: _Head) -> Phantom:
+def _scan(streams: _Streams, anatomy: Anatomy, properties: TumourProperties, head: _Head) -> Phantom:
     """Label the tumour and acquire the four modalities."""
-    label = label_tumour(streams, plan, head.density, head.grid, head.mask)
+    label = label_tumour(streams, properties, head.density, head.grid, head.mask)
     sampled = _sample(anatomy, head, ("gm", "wm", "enhancing", "periventricular"))
     sulci = draw_sulci(streams["sulci"], head.grid, head.depth)
     healthy = tissue_maps(sampled["gm"], sampled["wm"], sulci, draw_sharpness(streams["sharpness"]))
@@ -167,7 +167,7 @@ def _scan(streams: _Streams, anatomy: Anatomy, plan: TumourPlan, head: _Head) ->
         protocol = draw_protocol(streams[f"protocol {modality}"], modality)
         rngs = {name: streams[f"{name} {modality}"] for name in ("texture", "lesion", "bias", "noise")}
         images[modality] = _embed(acquire(clean, protocol, rngs, head.grid, head.mask, lesion), head)
-    return Phantom(images, _embed(label, head), plan)
+    return Phantom(images, _embed(label, head), properties)
 
 
 def _sample(anatomy: Anatomy, head: _Head, channels: tuple[str, ...]) -> dict[str, Float32[np.ndarray, "d h w"]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Spacing
 from data_pipeline.errors import FileError, InputError
-from data_pipeline.formats import Case
 
 VERSION = 5
 """Raised whenever preparation gives other files for the same input; old cache entries are then not found."""
@@ -20,7 +20,7 @@ KEY_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Settings:
+class PreprocessingSettings:
     """How cases are prepared.
 
     Attributes:

@@ -7,21 +7,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_pipeline.cache import prepare_cases
+from data_pipeline.cache.estimate import BRAIN_BOX, prepared_bytes
+from data_pipeline.cache.key import PreprocessingSettings
+from data_pipeline.cache.survey import Survey, survey_cases
+from data_pipeline.case import Case
 from data_pipeline.errors import FileError, InputError
-from data_pipeline.formats import Case, find_cases
+from data_pipeline.layouts.find import find_cases
 from data_pipeline.phantom.anatomy import CHANNELS
-from data_pipeline.prepare import prepare_cases
-from data_pipeline.prepare.estimate import BRAIN_BOX, prepared_bytes
-from data_pipeline.prepare.key import Settings
-from data_pipeline.prepare.survey import Survey, survey_cases
-from data_pipeline.resample import as_spacing
+from data_pipeline.preprocessing.resample import as_spacing
 from tests.data_pipeline.cases import one_case, rewrite, write_case
 
 ONE_MM = 1.0, 1.0, 1.0
 
 
 def survey(cases, cache, spacing=2.0, **options) -> Survey:
-    return survey_cases(cases, Settings(as_spacing(spacing), False), cache, workers=2, **options)
+    return survey_cases(cases, PreprocessingSettings(as_spacing(spacing), False), cache, workers=2, **options)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_cached_and_changed_cases_are_counted(cases, tmp_path):
 def test_only_cases_with_an_entry_are_hashed(cases, tmp_path, monkeypatch):
     prepare_cases(cases[:1], 2.0, tmp_path / "cache", workers=0, progress=False)
     hashed = []
-    monkeypatch.setattr("data_pipeline.prepare.survey.hash_files", lambda case: hashed.append(case.id) or {})
+    monkeypatch.setattr("data_pipeline.cache.survey.hash_files", lambda case: hashed.append(case.id) or {})
     survey(cases, tmp_path / "cache")
     assert hashed == [cases[0].id]
 
@@ -82,7 +83,7 @@ def test_an_entry_that_cannot_be_read_is_damaged(cases, tmp_path, monkeypatch):
     def broken(path):
         raise FileError(path, "cannot be read (Input/output error)", "check the path and permissions")
 
-    monkeypatch.setattr("data_pipeline.prepare.entry.hash_file", broken)
+    monkeypatch.setattr("data_pipeline.cache.entry.hash_file", broken)
     assert not entry.intact()
 
 

@@ -1,4 +1,4 @@
-"""What is kept of one case: its files, figures and findings, a picture, and no image."""
+"""What is kept of one case: its files, figures and findings, a thumbnail, and no voxels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class CheckedCase:
       volumes_ml: of WT, TC and ET, and of the cavity where the convention has one; empty without a label.
       histograms: voxels of the brain per bin, by modality.
       marks: checksums of a slice of each modality, to notice the same image in two cases.
-      picture: PNG of the slice with the most tumour, or of the middle; empty if no image could be read.
+      thumbnail: PNG of the slice with the most tumour, or of the middle; empty if no image could be read.
     """
 
     case: Case
@@ -41,7 +41,7 @@ class CheckedCase:
     volumes_ml: Mapping[str, float]
     histograms: Mapping[Modality, Int64[np.ndarray, "bins"]]
     marks: Mapping[Modality, int]
-    picture: bytes
+    thumbnail: bytes
 
     @property
     def worst(self) -> Severity | None:

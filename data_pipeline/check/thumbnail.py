@@ -1,10 +1,10 @@
 """One small picture per case: an axial slice with the tumour's regions in colour, as a PNG with a palette."""
 
-import struct
-import zlib
+import io
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from PIL import Image
 
 from data_pipeline.conventions import CAVITY, REGION_CLASSES, Modality
 from data_pipeline.reading.scan import Scan
@@ -65,14 +65,9 @@ def _palette() -> bytes:
 
 
 def _png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
-    """A PNG whose pixels are indices of `_palette` (ISO/IEC 15948: colour type 3, 8 bits, no filter)."""
-    height, width = pixels.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # each line starts with its filter, 0
-    lines[:, 1:] = pixels
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", _palette()), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    """A PNG whose pixels are indices of `_palette`: a byte for a pixel before compression, a third of RGB."""
+    image = Image.fromarray(pixels, mode="P")
+    image.putpalette(_palette())
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", optimize=True)
+    return encoded.getvalue()

@@ -128,13 +128,6 @@ def test_the_page_is_self_contained_and_worst_first(data, tmp_path, capsys):
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
 
 
-def test_names_are_escaped(tmp_path, rng, capsys):
-    write_case(tmp_path / "data", rng=rng, case="<b>&")
-    checked(tmp_path / "data", tmp_path, capsys)
-    text = (tmp_path / "out" / "check.html").read_text()
-    assert "&lt;b&gt;&amp;" in text and "<b>&_t1" not in text
-
-
 def test_processes_give_the_same_report(data, tmp_path, capsys):
     _, _, alone = checked(data, tmp_path, capsys)
     code = "import sys; from data_pipeline.check.command import main; sys.exit(main(sys.argv[1:]))"

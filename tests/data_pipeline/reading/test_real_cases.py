@@ -82,7 +82,7 @@ def test_what_the_check_measures(cases, reports):
         values = np.asarray(nib.load(cases[name].label).dataobj)
         assert report.volumes_ml["WT"] == pytest.approx(np.count_nonzero(values) / 1000)
         assert report.volumes_ml["ET"] == pytest.approx(np.count_nonzero(values == 4) / 1000)
-        assert len(report.picture) < 20_000
+        assert len(report.thumbnail) < 20_000
     assert reports["TCGA-DU-7294"].volumes_ml["ET"] == 0
 
 

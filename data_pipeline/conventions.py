@@ -59,14 +59,14 @@ class LabelConvention:
     to_class: Mapping[int, int]
     from_class: Mapping[int, int]
 
-    def decode(self, values: Integer[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "d h w"]:
+    def decode(self, values: Integer[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         """File values to internal classes; every value must be in `to_class` (checked by the reader)."""
         table = np.zeros(max(self.to_class) + 1, np.uint8)
         for value, index in self.to_class.items():
             table[value] = index
         return table[values]
 
-    def encode(self, classes: Integer[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "d h w"]:
+    def encode(self, classes: Integer[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         """Internal classes to file values; the cavity is background where the convention has no value for it."""
         return np.array([self.from_class.get(i, 0) for i in range(CAVITY + 1)], np.uint8)[classes]
 

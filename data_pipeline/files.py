@@ -1,5 +1,6 @@
 """Files that are there complete or not at all."""
 
+import io
 import os
 import re
 import shutil
@@ -8,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from data_pipeline.errors import InputError
 from data_pipeline.owner import is_dead, this_process
@@ -56,7 +56,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def file_atomically(path: Path) -> Iterator[BinaryIO]:
+def file_atomically(path: Path) -> Iterator[io.BufferedWriter]:
     """A temporary file, open for writing, that becomes `path` when the block ends without an error.
 
     Raises:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -50,7 +50,7 @@ class PreparedCase:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, case: Case) -> Self | None:
+    def open(cls, folder: Path, case: Case) -> "PreparedCase | None":
         """The entry of a case; None where there is none, or what there is is not complete."""
         meta = read_meta(folder)
         if meta is None or any(_size(folder / name) != meta["written"][name]["bytes"] for name in _ARRAYS):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import TypedDict
 
 import grain
 import numpy as np
@@ -76,7 +76,7 @@ class LoaderSettings:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value that no loader can use."""
-        if len(self.patch) != 3 or min(self.patch) < 1:
+        if min(self.patch) < 1:
             raise InputError(f"patch is {self.patch}, expected three positive sizes in voxels")
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}, expected at least 1")
@@ -108,7 +108,7 @@ class Batches(Iterator[PatchBatch]):
         if iterator is not None:
             iterator.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Batches":
         return self
 
     def __exit__(self, *_: object) -> None:

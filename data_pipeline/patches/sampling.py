@@ -1,7 +1,7 @@
 """Where patches are cut: nnU-Net's foreground oversampling, and boxes read out of memory-mapped volumes."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, Shaped, UInt8
@@ -17,6 +17,7 @@ EACH_REGION: Groups = tuple(REGION_CLASSES.values())
 """Foreground is drawn of each region equally often: how nnU-Net samples when it trains on regions."""
 
 
+@runtime_checkable
 class PatchSource(Protocol):
     """What the loader needs of a prepared case (`data_pipeline.cache.PreparedCase` is one).
 

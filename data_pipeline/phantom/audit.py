@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from scipy.stats import rankdata
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, Modality
@@ -52,13 +52,13 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 )
 
 
-def auc(positive: Float32[np.ndarray, "n"], negative: Float32[np.ndarray, "m"]) -> float:
+def auc(positive: Float[np.ndarray, "n"], negative: Float[np.ndarray, "m"]) -> float:
     """Area under the ROC curve: the chance that a positive value is larger than a negative one (ties: half)."""
     ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)].sum()
     return float((ranks - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
 
 
-def linear_auc(positive: Float32[np.ndarray, "n c"], negative: Float32[np.ndarray, "m c"]) -> float:
+def linear_auc(positive: Float[np.ndarray, "n c"], negative: Float[np.ndarray, "m c"]) -> float:
     """Area of Fisher's linear discriminant, fitted on every other voxel and measured on the rest."""
     fit_p, fit_n = positive[::2].astype(np.float64), negative[::2].astype(np.float64)
     within = np.cov(fit_p.T) + np.cov(fit_n.T)
@@ -67,7 +67,7 @@ def linear_auc(positive: Float32[np.ndarray, "n c"], negative: Float32[np.ndarra
 
 
 def audit_case(
-    images: Mapping[Modality, Float32[np.ndarray, "d h w"]],
+    images: Mapping[Modality, Num[np.ndarray, "d h w"]],
     label: UInt8[np.ndarray, "d h w"],
     rng: np.random.Generator,
 ) -> dict[str, float]:

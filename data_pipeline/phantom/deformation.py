@@ -96,10 +96,10 @@ def _at(
 
 
 def to_template(
-    points: Float32[np.ndarray, "3 a b c"],
+    points: Float32[np.ndarray, "3 d h w"],
     affine: Float64[np.ndarray, "3 3"],
     displacement: Float32[np.ndarray, "3 a b c"],
-) -> Float32[np.ndarray, "3 a b c"]:
+) -> Float32[np.ndarray, "3 d h w"]:
     """Template points (mm) seen at points (mm) of the head before the tumour."""
     origin = np.array(box_grid(CONTROL_SPACING).origin, np.float32).reshape(3, 1, 1, 1)
     bent = points + _at(displacement, (points - origin) / np.float32(CONTROL_SPACING))

@@ -88,8 +88,8 @@ def _harmonic(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> F
 
 
 def visible(
-    density: Float32[np.ndarray, "d h w"], cortex: Float32[np.ndarray, "d h w"]
-) -> Float32[np.ndarray, "d h w"]:
+    density: Float32[np.ndarray, "*shape"], cortex: Float32[np.ndarray, "*shape"]
+) -> Float32[np.ndarray, "*shape"]:
     """Density as images show it: cortex swells less than white matter where few cells have come.
 
     Args:

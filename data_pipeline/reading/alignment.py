@@ -18,7 +18,6 @@ another case in 3,452 of 3,474. A label moved 4 to 12 mm is noticed in 1,613 of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -30,9 +29,10 @@ from data_pipeline.reading.clinical import ANCHORS
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import (
     COMMON_VOXELS,
+    ByFlip,
+    ByOffset,
     Codes,
     Offset,
-    Pairs,
     brain_box,
     by_flip,
     by_offset,
@@ -123,7 +123,7 @@ class _Place:
     others: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, others: Sequence[str], moved: Pairs, flipped: Pairs) -> Self:
+    def of(cls, name: str, others: Sequence[str], moved: ByOffset, flipped: ByFlip) -> "_Place":
         """The best place for one file."""
         there = np.mean([moved[name, other] for other in others], axis=0)
         here = np.mean([flipped[name, other] for other in others], axis=0).max()
@@ -142,7 +142,7 @@ class _Place:
         return Finding("warning", files[self.name], found, remedy, _registration(self.name, self.others, files))
 
 
-def _displaced(names: Sequence[str], moved: Pairs, flipped: Pairs) -> list[_Place]:
+def _displaced(names: Sequence[str], moved: ByOffset, flipped: ByFlip) -> list[_Place]:
     """Images that fit the others better elsewhere, the clearest first; each is left out before the next is sought."""
     found: list[_Place] = []
     left = list(names)
@@ -176,7 +176,7 @@ def _offsets(pitch: Sequence[float]) -> list[Offset]:
     return found
 
 
-def _strangers(flips: Mapping[str, int], information: Pairs, files: Mapping[str, Path]) -> list[Finding]:
+def _strangers(flips: Mapping[str, int], information: ByFlip, files: Mapping[str, Path]) -> list[Finding]:
     """Groups of images that have nothing in common with the largest one."""
     groups: list[list[str]] = []
     for m in flips:

@@ -20,7 +20,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from data_pipeline.conventions import CLASSES, Modality
 from data_pipeline.reading.checks import SMALLEST_BRAIN
@@ -66,7 +66,7 @@ def check_distinct(volumes: Mapping[Modality, Volume]) -> list[Finding]:
     ]
 
 
-def _identical(a: Float32[np.ndarray, "d h w"], b: Float32[np.ndarray, "d h w"]) -> bool:
+def _identical(a: Float32[np.ndarray, "d h w"], b: Float32[np.ndarray, "d2 h2 w2"]) -> bool:
     middle = a.shape[0] // 2  # differs at once between any two modalities
     return a.shape == b.shape and np.array_equal(a[middle], b[middle]) and np.array_equal(a, b)
 
@@ -148,7 +148,7 @@ def _darkened(t1: Float32[np.ndarray, "n"], t1ce: Float32[np.ndarray, "n"]) -> b
     return bool(middle - low > _DARKENED * (high - middle))
 
 
-def _standardised(values: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+def _standardised(values: Float32[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     low, middle, high = np.percentile(values, (25, 50, 75))
     return (values - middle) / max(float(high - low), 1e-8)
 

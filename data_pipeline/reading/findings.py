@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from data_pipeline.errors import FileError, InputError
 
@@ -55,11 +55,11 @@ class Finding:
         return {**asdict(self), "file": None if self.file is None else str(self.file)}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> "Finding":
         """The finding that `as_json` wrote."""
         return cls(**{**content, "file": None if content["file"] is None else Path(content["file"])})
 
-    def without_folder(self) -> Self:
+    def without_folder(self) -> "Finding":
         """The finding for results that do not depend on where the files lie."""
         return replace(self, file=None if self.file is None else Path(self.file.name), command=None)
 

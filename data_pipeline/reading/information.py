@@ -16,8 +16,10 @@ from data_pipeline.reading.checks import CheckedImage
 
 Codes = UInt8[np.ndarray, "a b c"]
 Offset = Index3
-Pairs = Mapping[tuple[str, str], Float64[np.ndarray, "n"]]
-"""By ordered pair of images, a value for each of several mirrorings or displacements."""
+ByFlip = Mapping[tuple[str, str], Float64[np.ndarray, "8"]]
+"""By ordered pair of images, a value for each of `FLIPS`."""
+ByOffset = Mapping[tuple[str, str], Float64[np.ndarray, "offsets"]]
+"""By ordered pair of images, a value for each of several displacements."""
 
 FLIPS: tuple[tuple[int, ...], ...] = tuple(tuple(a for a in range(3) if code >> a & 1) for code in range(8))
 """Mirrored canonical axes by code; the code of two mirrorings after each other is the exclusive or of theirs."""
@@ -75,7 +77,7 @@ def _symmetric(extent: slice, step: int) -> Int64[np.ndarray, "n"]:
     return np.unique(np.concatenate([extent.start + half, extent.stop - 1 - half]))
 
 
-def when_flipped(images: Mapping[str, Codes]) -> Pairs:
+def when_flipped(images: Mapping[str, Codes]) -> ByFlip:
     """Of all pairs `by_flip`."""
     pairs: dict[tuple[str, str], np.ndarray] = {}
     for a, b in combinations(images, 2):
@@ -83,7 +85,7 @@ def when_flipped(images: Mapping[str, Codes]) -> Pairs:
     return pairs
 
 
-def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> Pairs:
+def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> ByOffset:
     """Of all pairs `by_offset`, the first of each moved; with every offset goes its opposite."""
     opposite = [offsets.index((-x, -y, -z)) for x, y, z in offsets]
     pairs: dict[tuple[str, str], np.ndarray] = {}
@@ -103,7 +105,9 @@ def by_offset(moved: Codes, still: Codes, offsets: Sequence[Offset]) -> Float64[
     return np.array([_information(*_overlap(moved, still, offset)) for offset in offsets])
 
 
-def _overlap(moved: Codes, still: Codes, offset: Offset) -> tuple[Codes, Codes]:
+def _overlap(
+    moved: Codes, still: Codes, offset: Offset
+) -> tuple[UInt8[np.ndarray, "a2 b2 c2"], UInt8[np.ndarray, "a2 b2 c2"]]:
     there = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(offset, still.shape, strict=True))
     here = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(offset, still.shape, strict=True))
     return moved[here], still[there]

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64, UInt8
 from data_pipeline.conventions import CLASSES, Box
 from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.findings import Finding
-from data_pipeline.reading.information import FLIPS, Pairs
+from data_pipeline.reading.information import FLIPS, ByFlip
 
 LABEL = "label"
 """Among the names of images."""
@@ -36,7 +36,7 @@ _AXES = ("left-right", "front-back", "top-bottom")
 _REMEDY = "compare them in a viewer: flip back what was flipped without its header"
 
 
-def image_flips(information: Pairs, names: Sequence[str]) -> dict[str, int]:
+def image_flips(information: ByFlip, names: Sequence[str]) -> dict[str, int]:
     """By modality the mirroring with which all fit best, where that is clear; else that of most.
 
     Args:

@@ -9,7 +9,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -259,7 +258,7 @@ def _write(path: Path, on_disk: np.ndarray, like: Geometry, *, compression: int,
             _stream(file, on_disk, image.header)
 
 
-def _stream(file: IO[bytes] | gzip.GzipFile, on_disk: np.ndarray, header: nib.Nifti1Header) -> None:
+def _stream(file: io.BufferedIOBase, on_disk: np.ndarray, header: nib.Nifti1Header) -> None:
     """Header and voxels, plane by plane: memory stays small for volumes of any size."""
     start = io.BytesIO()
     header.write_to(start)

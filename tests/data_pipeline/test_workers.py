@@ -1,19 +1,27 @@
 import os
+from types import MappingProxyType
 
 import pytest
 
+from data_pipeline.case import Case
+from data_pipeline.conventions import CONVENTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.workers import map_cases
 
 
-def half(number: int) -> float | str:
-    """Stands in for work on a case: what is wrong with an odd number is its outcome."""
+def case(number: int) -> Case:
+    return Case(str(number), str(number), MappingProxyType({}), None, CONVENTIONS["brats2018"], "BraTS")
+
+
+def half(case: Case) -> float | str:
+    """Stands in for work on a case: cases of odd numbers cannot be used."""
+    number = int(case.id)
     return f"{number}: is odd" if number % 2 else number / 2
 
 
 def run(numbers, workers=0, work=half, **options):
     options = {"doing": "halving", "skip_bad": False, "skip_option": "--skip-bad", "progress": False, **options}
-    return map_cases(work, numbers, workers, **options)
+    return map_cases(work, [case(number) for number in numbers], workers, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -39,7 +47,11 @@ def test_everything_that_is_wrong_is_listed_at_once_or_left_out(capsys):
         run([3, 5], skip_bad=True)
 
 
+def end_process(case: Case) -> float:
+    """As the kernel does to a process that needs too much memory."""
+    os._exit(1)
+
+
 def test_a_killed_worker_is_explained():
-    """Every job ends its own process, as the kernel does to one that needs too much memory."""
     with pytest.raises(InputError, match="halving cases was killed, most often for lack of memory; use fewer than 2"):
-        run([1, 1], 2, os._exit)
+        run([1, 1], 2, end_process)

@@ -293,7 +293,6 @@ def test_too_little_shared_memory_is_refused_with_the_way_out(cases):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("patch", (8, 8), "three positive sizes"),
         ("patch", (8, 0, 8), "three positive sizes"),
         ("batch", 0, "batch is 0"),
         ("foreground", 1.2, "foreground is 1.2"),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.conventions import MODALITIES
 from data_pipeline.patches.sampling import (
     EACH_CLASS,
     EACH_REGION,
@@ -54,7 +55,15 @@ def test_bounds_of_an_enlarged_patch_by_hand():
 def in_memory(label, voxels_per_class=None):
     """A case with at most so many stored voxels of each class."""
     stored = {c: np.argwhere(label == c)[:voxels_per_class] for c in (1, 2, 3)}
-    return SimpleNamespace(shape=label.shape, label=lambda: label, foreground=lambda: stored)
+    return SimpleNamespace(
+        id="case",
+        modalities=MODALITIES,
+        shape=label.shape,
+        source=None,
+        images=lambda: None,
+        label=lambda: label,
+        foreground=lambda: stored,
+    )
 
 
 def test_foreground_classes_are_drawn_equally_often_and_their_voxels_too(rng):

@@ -28,8 +28,8 @@ def test_turned_patches_are_nnunets(golden, number):
         golden[f"turn/{number}/{name}"] for name in ("start", "patch", "degrees", "zooms", "image", "label")
     )
     enlarged = reach(tuple(patch.tolist()), Augmentation())
-    matrix = rotation_zoom(degrees, zooms)
-    ours = cut_turned(golden["image"], golden["label"], tuple(start), tuple(patch), enlarged, matrix)
+    matrix = rotation_zoom(degrees.tolist(), zooms.tolist())
+    ours = cut_turned(golden["image"], golden["label"], tuple(start.tolist()), tuple(patch.tolist()), enlarged, matrix)
     np.testing.assert_allclose(ours[0], image, atol=1e-4)
     assert (ours[1] != label).mean() < 0.001
     assert len(np.unique(label)) == 5

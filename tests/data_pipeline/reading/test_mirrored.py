@@ -118,5 +118,5 @@ def test_a_label_on_both_sides_is_not_judged(case):
 def test_another_image_under_the_name_of_flair_is_no_mirrored_label(case):
     """Oedema that is darker than the other side, which is not bright either."""
     images, classes = case
-    data = images["t1"].data - 5 * (classes == 2)
+    data = images["t1"].data - np.float32(5) * (classes == 2)
     assert check({"flair": CheckedImage(data, images["t1"].foreground, False, ())}, classes) == []

@@ -34,7 +34,7 @@ from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, 
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
 from kd_jax.postprocessing.choice import Chosen, add_postprocessing_options, choose_postprocessing
 from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
-from kd_jax.runs.store import NetworkName, Which
+from kd_jax.runs.store import Which
 
 SUMMARY_FILE = "summary.json"
 PICTURE_FILE = "cases.png"
@@ -58,7 +58,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Evaluate as the command line says; returns 1 if the files of a case could not be used."""
     args = _parser().parse_args(arguments)
-    networks: tuple[NetworkName | None, ...] = ("student", "teacher") if args.network == "both" else (args.network,)
+    networks: tuple[str | None, ...] = ("student", "teacher") if args.network == "both" else (args.network,)
     segmenters = [load_segmenter(args.runs, network, args.checkpoint, mirror=args.mirror) for network in networks]
     data = evaluation_data(args.runs, args.data, args.label_map, args.layout)
     conditions = Conditions(args.runs, args.checkpoint, args.empty, data)
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of a run, as kd_jax.train printed it. The logits of several are averaged on the cases of --data; "
         "without --data each scores the cases it held out (cross-validation)",
     )
-    add_network_options(parser, (*get_args(NetworkName), "both"), get_args(Which))
+    add_network_options(parser, (*("student", "teacher"), "both"), get_args(Which))
     add_postprocessing_options(parser)
     parser.add_argument(
         "--data",

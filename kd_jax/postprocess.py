@@ -45,7 +45,7 @@ from kd_jax.postprocessing.rule import (
     load_postprocessing,
     save_postprocessing,
 )
-from kd_jax.runs.store import NetworkName, Which
+from kd_jax.runs.store import Which
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="folder of a run, as kd_jax.train printed it; give the runs of all folds, each scores what it held out",
     )
-    add_network_options(parser, get_args(NetworkName), get_args(Which))
+    add_network_options(parser, ("student", "teacher"), get_args(Which))
     parser.add_argument(
         "--min-et",
         type=millilitres,

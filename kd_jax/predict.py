@@ -26,7 +26,7 @@ from kd_jax.metrics import region_volumes_ml
 from kd_jax.models.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
 from kd_jax.postprocessing.rule import Postprocessing, apply_postprocessing
-from kd_jax.runs.store import NetworkName, Which
+from kd_jax.runs.store import Which
 
 DISCLAIMER = "For research use only. Not a medical device: do not base clinical decisions on these results."
 FAILURES_FILE = "failures.json"
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case or of many, or a CSV file")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")
-    add_network_options(parser, get_args(NetworkName), get_args(Which))
+    add_network_options(parser, ("student", "teacher"), get_args(Which))
     parser.add_argument(
         "--probabilities",
         action="store_true",

@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Who may import whom: a newcomer should find the room for a change, and a change should stay in its room."""
 
 import ast
 import subprocess
@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCAL = {"kd_jax", "data_pipeline", "experiments", "tests"}
-VOCABULARY = {"data_pipeline.conventions", "data_pipeline.errors", "kd_jax.config.schema"}
+PACKAGES = ("kd_jax", "data_pipeline", "experiments", "tests")
+VOCABULARY = {"data_pipeline.conventions", "data_pipeline.errors"}
+COMMANDS = {"__main__", "train", "evaluate", "predict", "plan", "postprocess", "import_nnunet"}
+MOST_ROOMS, MOST_ARROWS = 20, 60
 
 
 def _modules(package: str) -> dict[str, Path]:
@@ -19,6 +21,7 @@ def _modules(package: str) -> dict[str, Path]:
 
 
 def _imports(file: Path) -> set[str]:
+    """Modules a file imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -30,72 +33,92 @@ def _imports(file: Path) -> set[str]:
 
 
 def _local(file: Path) -> set[str]:
-    return {name for name in _imports(file) if name.split(".")[0] in LOCAL}
+    return {name for name in _imports(file) if name.split(".")[0] in PACKAGES}
+
+
+def _tops(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in _imports(file)}
+
+
+def _room(module: str) -> str:
+    """The folder or file below the package that a module is in: "kd_jax.ops.lean" is in "ops"."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def _rooms(package: str) -> dict[str, set[str]]:
+    """Rooms of a package, and for each the other rooms that it imports from."""
+    rooms: dict[str, set[str]] = {}
+    for name, file in _modules(package).items():
+        if room := _room(name):
+            used = {_room(other) for other in _local(file) if other.split(".")[0] == package}
+            rooms.setdefault(room, set()).update(used - {room, ""})
+    return rooms
+
+
+def test_kd_jax_is_a_house_of_few_rooms_and_no_circles():
+    rooms = _rooms("kd_jax")
+    files = {path.stem for path in (ROOT / "kd_jax").glob("*.py")} - {"__init__"}
+    assert files <= COMMANDS
+    assert len(rooms) <= MOST_ROOMS
+    assert sum(map(len, rooms.values())) <= MOST_ARROWS
+    TopologicalSorter(rooms).prepare()  # raises CycleError
+    for room, used in rooms.items():
+        assert not used & COMMANDS or room == "__main__", f"{room} imports a command"
+
+
+def test_the_data_pipeline_has_no_circles_between_its_rooms():
+    TopologicalSorter(_rooms("data_pipeline")).prepare()
 
 
 @pytest.mark.parametrize(("name", "file"), sorted(_modules("data_pipeline").items()))
 def test_the_data_pipeline_imports_nothing_local_and_no_jax(name, file):
     assert {n.split(".")[0] for n in _local(file)} <= {"data_pipeline"}
-    assert not {n.split(".")[0] for n in _imports(file)} & {"jax", "flax", "optax", "orbax", "torch"}
-
-
-PIPELINE_ROOMS = {
-    "reading": set(),
-    "layouts": {"reading"},
-    "preprocessing": {"reading"},
-    "cache": {"reading", "preprocessing"},
-    "patches": set(),
-    "phantom": set(),
-    "check": {"reading", "layouts"},
-}
-"""Rooms of the data pipeline, and which others each may import."""
-PIPELINE_COMMANDS = {"command_line", "prepare"}
-"""Loose modules that import rooms: only commands may import them in turn. The other loose modules import no room."""
-
-
-def test_the_rooms_of_the_data_pipeline_form_no_circle():
-    TopologicalSorter(PIPELINE_ROOMS).prepare()
-
-
-@pytest.mark.parametrize("name", sorted(_modules("data_pipeline").keys() - {"data_pipeline.prepare"}))
-def test_modules_of_the_data_pipeline_import_only_the_rooms_that_theirs_may(name):
-    room = name.removeprefix("data_pipeline").strip(".").split(".")[0]
-    imported = {part for n in _local(_modules("data_pipeline")[name]) for part in n.split(".")[1:2]} - {room}
-    allowed = {"layouts"} if room == "command_line" else PIPELINE_ROOMS.get(room, set())
-    if name.endswith((".command", ".__main__")):
-        allowed = allowed | {"command_line"}
-    assert imported & (PIPELINE_ROOMS.keys() | PIPELINE_COMMANDS) <= allowed
+    assert not _tops(file) & {"jax", "flax", "optax", "orbax", "torch"}
 
 
 @pytest.mark.parametrize(("name", "file"), sorted(_modules("kd_jax").items()))
-def test_nothing_imports_experiments_or_torch_and_only_checkpoint_imports_orbax(name, file):
-    tops = {n.split(".")[0] for n in _imports(file)}
-    assert not tops & {"experiments", "tests", "torch"}
-    assert "orbax" not in tops or name == "kd_jax.runs.store"
+def test_nothing_imports_experiments_or_torch_and_only_the_store_imports_orbax(name, file):
+    assert not _tops(file) & {"experiments", "tests", "torch"}
+    assert "orbax" not in _tops(file) or name == "kd_jax.runs.store"
 
 
-ALONE = ("kd_jax.objective.segmentation", "kd_jax.metrics", "kd_jax.models", "kd_jax.native")
+ALONE = {
+    "native": {"command_line"},
+    "ops": {"native"},
+    "models": {"config", "ops"},
+    "objective": {"config", "models", "ops"},
+    "metrics": set(),
+}
+"""Rooms of pure functions, and what else each may import from: others of them, and settings."""
 
 
-@pytest.mark.parametrize("name", sorted(name for name in _modules("kd_jax") if name.startswith(ALONE)))
-def test_losses_metrics_models_and_compiled_operators_stand_alone(name):
-    allowed = {"data_pipeline.command_line"} if name == "kd_jax.native.__main__" else set()
-    assert {n for n in _local(_modules("kd_jax")[name]) if not n.startswith(ALONE)} <= VOCABULARY | allowed
+@pytest.mark.parametrize("room", ALONE)
+def test_what_is_computed_knows_nothing_of_files_and_runs(room):
+    for name, file in _modules("kd_jax").items():
+        if _room(name) == room:
+            for other in _local(file) - VOCABULARY:
+                assert _room(other) in {room, *ALONE[room]}, f"{name} imports {other}"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in _modules("kd_jax") if name.startswith("kd_jax.metrics")))
 def test_metrics_need_no_jax(name):
-    imported = _imports(_modules("kd_jax")[name])
-    assert not {n.split(".")[0] for n in imported} & {"jax", "flax"}
-    assert not {
-        n for n in imported if n.startswith(("kd_jax.models", "kd_jax.objective.segmentation", "kd_jax.native"))
-    }
+    assert not _tops(_modules("kd_jax")[name]) & {"jax", "flax"}
+
+
+def _fresh(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_importing_the_package_does_not_start_a_backend():
-    code = (
-        "import kd_jax.train, kd_jax.training.launch, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, "
+    _fresh(
+        "import kd_jax.train, kd_jax.training.loop, kd_jax.plan, kd_jax.import_nnunet, kd_jax.postprocess, "
         "kd_jax.evaluate, kd_jax.predict, jax; "
         "from jax._src import xla_bridge; assert not xla_bridge._backends, xla_bridge._backends"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_prediction_does_not_import_the_optimiser():
+    _fresh(
+        "import sys, kd_jax.predict, kd_jax.inference.segmenter; "
+        "assert not {'optax', 'kd_jax.training', 'kd_jax.objective'} & sys.modules.keys()"
+    )

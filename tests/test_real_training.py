@@ -26,7 +26,7 @@ def test_twenty_steps_on_real_cases_lower_the_loss(tmp_path, capsys):
     assert "2 training and 2 validation cases" in said.out and "brats_2013_pat0001_1: has no t1, t2" in said.err
     epochs = [record for record in read_log(tmp_path / "run") if record["kind"] == "epoch"]
     assert epochs[-1]["step"] == 20
-    for name in ("teacher/loss", "student/loss", "barlow_twins/loss"):
+    for name in ("teacher/loss", "student/loss", "student/barlow_twins/loss"):
         values = [record[name] for record in epochs]
         assert all(math.isfinite(value) for value in values)
         assert values[-1] < values[0], name

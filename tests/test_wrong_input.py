@@ -13,7 +13,8 @@ import pytest
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from data_pipeline.layouts.table import LAYOUTS
 from kd_jax import evaluate, predict
-from kd_jax.runs.store import Checkpoints, restore_network
+from kd_jax.runs.restore import restore_network
+from kd_jax.runs.store import Checkpoints
 from kd_jax.training import journal, launch
 from kd_jax.training import loop as train
 from kd_jax.training.journal import Journal

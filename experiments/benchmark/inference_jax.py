@@ -58,7 +58,7 @@ def _unet(task: Task, folder: Path, seed: int) -> tuple[Forward, PyTree]:
     module = UNet(network, OUTPUTS, dtype=jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
     def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
-        return module.apply({"params": params}, x)[0][0]
+        return module.apply({"params": params}, x).logits[0]
 
     if (weights := folder / WEIGHTS_FILE).exists():
         return forward, jax.device_put(convert_weights(np.load(weights), network))

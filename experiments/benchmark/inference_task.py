@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from data_pipeline.conventions import CLASSES, Modality
 from experiments.benchmark.workload import BRATS_SHAPE
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 
 Shape3 = tuple[int, int, int]
 

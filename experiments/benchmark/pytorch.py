@@ -8,8 +8,8 @@ import torch
 from experiments.benchmark.step_task import draw_batch, make_config
 from experiments.benchmark.workload import Workload
 from experiments.parity.originals import build_loss, build_network, state_of, targets_of, to_torch
-from kd_jax.config.schema import Config, DistillationConfig
-from kd_jax.objective.segmentation import BARLOW_EPSILON
+from kd_jax.config.schema import Config
+from kd_jax.objective.terms import barlow_twins as ours
 
 
 class JointLoss(torch.nn.Module):
@@ -20,24 +20,24 @@ class JointLoss(torch.nn.Module):
         self.teacher = build_network(config.teacher, config.output_channels)
         self.student = build_network(config.student, config.output_channels)
         self.loss = build_loss(config.loss, len(config.teacher.features) - 1)
-        self.distillation = config.distillation
+        self.weight, self.settings = config.distillation.weight, ours.Settings()
         self.register_buffer("channels", torch.tensor(config.student.channels))
 
     def forward(self, image: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
         """Image [N, 4, D, H, W], targets of every decoder level [N, 1, D/s, H/s, W/s]."""
         teacher_skips = self.teacher.encoder(image)
         student_skips = self.student.encoder(image.index_select(1, self.channels))
-        pull = barlow_twins(teacher_skips[-1].detach(), student_skips[-1], self.distillation)
+        pull = barlow_twins(teacher_skips[-1].detach(), student_skips[-1], self.settings)
         segmentation = self.loss(self.teacher.decoder(teacher_skips), targets)
         segmentation = segmentation + self.loss(self.student.decoder(student_skips), targets)
-        return segmentation + 2 + self.distillation.weight * pull  # each Dice is returned negative
+        return segmentation + 2 + self.weight * pull  # each Dice is returned negative
 
 
-def barlow_twins(teacher: torch.Tensor, student: torch.Tensor, settings: DistillationConfig) -> torch.Tensor:
+def barlow_twins(teacher: torch.Tensor, student: torch.Tensor, settings: ours.Settings) -> torch.Tensor:
     """As `main.py` of facebookresearch/barlowtwins, of bottlenecks [N, F, P, Q, R] whose voxels are the samples."""
     with torch.autocast(teacher.device.type, enabled=False):
         z = [
-            torch.nn.functional.batch_norm(x.float(), None, None, training=True, eps=BARLOW_EPSILON)
+            torch.nn.functional.batch_norm(x.float(), None, None, training=True, eps=ours.EPSILON)
             .movedim(1, -1)
             .flatten(0, -2)
             for x in (teacher, student)

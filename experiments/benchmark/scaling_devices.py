@@ -15,9 +15,10 @@ from experiments.benchmark.scaling_task import make_config
 from experiments.benchmark.sides import Measured, Side, compare, speed_ratio
 from experiments.benchmark.step_task import draw_batch
 from experiments.benchmark.workload import Workload
-from kd_jax.objective.joint import build_networks
+from kd_jax.objective.joint import build_objective
 from kd_jax.training.devices import AXIS, local_batch, map_over_devices, replicate, shard
-from kd_jax.training.step import init_state, make_train_step
+from kd_jax.training.state import init_state
+from kd_jax.training.step import make_train_step
 
 THREADS = "4"
 """Of XLA's pool. With jax 0.10 a pool of two cores deadlocks where steps of several devices queue up."""
@@ -34,9 +35,9 @@ def joint_steps(*, features: Sequence[int], patch: int, batch: int, steps: int, 
       seed: of weights and batch.
     """
     config = make_config(features, patch, batch, seed)
-    networks = build_networks(config, AXIS)
-    state = replicate(init_state(networks, config))
-    step = map_over_devices(make_train_step(networks, config, AXIS), donate=True)
+    objective = build_objective(config, AXIS)
+    state = replicate(init_state(objective))
+    step = map_over_devices(make_train_step(objective), donate=True)
     share = jax.local_device_count(), local_batch(batch)
     image, labels = (part.reshape(*share, *part.shape[1:]) for part in draw_batch(config, seed))
 

@@ -11,8 +11,8 @@ from experiments.benchmark.figures import Figure
 from experiments.benchmark.scaling_task import make_config
 from experiments.benchmark.tpu import compile_step
 from kd_jax.config.schema import Config
-from kd_jax.objective.joint import build_networks
-from kd_jax.training.step import init_state
+from kd_jax.objective.joint import build_objective
+from kd_jax.training.state import init_state
 
 TOPOLOGIES = {4: "v5e:2x2", 16: "v5e:4x4"}
 """By number of chips. One chip sends nothing."""
@@ -42,10 +42,10 @@ def exchanged_bytes(config: Config) -> int:
     The moments: mean and variance of every feature of both networks and the correlation going forward; the
     correlation, and the student's variance and mean, going back.
     """
-    networks = build_networks(config, None)
-    state = jax.eval_shape(lambda: init_state(networks, config))
+    objective = build_objective(config, None)
+    state = jax.eval_shape(lambda: init_state(objective))
     parameters = sum(
-        math.prod(leaf.shape) for side in (state.teacher, state.student) for leaf in jax.tree.leaves(side.params)
+        math.prod(leaf.shape) for network in state.networks.values() for leaf in jax.tree.leaves(network.params)
     )
     features = config.teacher.features[-1]
     return FLOAT32 * (parameters + 2 * features**2 + 6 * features)

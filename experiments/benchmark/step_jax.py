@@ -10,9 +10,10 @@ from experiments.benchmark.step_task import draw_batch, make_config
 from experiments.benchmark.workload import Workload
 from kd_jax.config.schema import Config
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.objective.joint import build_networks
+from kd_jax.objective.joint import build_objective
 from kd_jax.training.devices import AXIS, map_over_devices, replicate, shard
-from kd_jax.training.step import TrainState, init_state, make_train_step
+from kd_jax.training.state import NetworkState, TrainState, init_state
+from kd_jax.training.step import make_train_step
 
 
 def joint_step(*, size: str, precision: str, seed: int, weights: str | None = None) -> Workload:
@@ -25,12 +26,12 @@ def joint_step(*, size: str, precision: str, seed: int, weights: str | None = No
       weights: what `pytorch.joint_step` saved to start with; none draws them.
     """
     config = make_config(size, precision, seed)
-    networks = build_networks(config, AXIS)
-    state = init_state(networks, config)
+    objective = build_objective(config, AXIS)
+    state = init_state(objective)
     if weights is not None and Path(weights).exists():
         state = _with_weights(state, config, Path(weights))
     state = replicate(state)
-    step = map_over_devices(make_train_step(networks, config, AXIS), donate=True)
+    step = map_over_devices(make_train_step(objective), donate=True)
     image, labels = (np.stack([part] * jax.local_device_count()) for part in draw_batch(config, seed))
 
     def run() -> float:
@@ -38,7 +39,7 @@ def joint_step(*, size: str, precision: str, seed: int, weights: str | None = No
         state, measurements = step(state, shard({"image": image, "label": labels}))
         values = {name: float(value) for name, value in jax.device_get(dict(measurements)).items()}
         jax.block_until_ready(state)
-        pull = config.distillation.weight * values["barlow_twins/loss"]
+        pull = config.distillation.weight * values["student/barlow_twins/loss"]
         return values["teacher/loss"] + values["student/loss"] + pull
 
     return Workload(run, device_memory)
@@ -47,15 +48,13 @@ def joint_step(*, size: str, precision: str, seed: int, weights: str | None = No
 def _with_weights(state: TrainState, config: Config, weights: Path) -> TrainState:
     saved = np.load(weights)
 
-    def network(name: str) -> dict[str, object]:
+    def loaded(name: str, network: NetworkState) -> NetworkState:
         prefix = f"{name}."
         tensors = {key.removeprefix(prefix): saved[key] for key in saved.files if key.startswith(prefix)}
-        return {"network": convert_weights(tensors, getattr(config, name))}
+        return replace(network, params={"network": convert_weights(tensors, config.networks[name])})
 
-    teacher, student = (
-        replace(side, params=network(name)) for name, side in (("teacher", state.teacher), ("student", state.student))
-    )
-    return replace(state, teacher=teacher, student=student)
+    students = {name: loaded(name, student) for name, student in state.students.items()}
+    return replace(state, teacher=loaded("teacher", state.teacher), students=students)
 
 
 def device_memory() -> int | None:

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_pipeline.conventions import CLASSES, MODALITIES
-from kd_jax.config.schema import Config, DataConfig, OptimiserConfig, StudentConfig, TeacherConfig, Triple
+from kd_jax.config.data import PositiveShape as Triple
+from kd_jax.config.schema import Config, DataConfig, OptimiserConfig, StudentConfig, TeacherConfig
 
 
 @dataclass(frozen=True)

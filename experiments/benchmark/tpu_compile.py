@@ -21,9 +21,10 @@ from experiments.benchmark.tpu import Compiled, roofline
 from experiments.benchmark.tpu_hlo import collective_bytes, traffic
 from kd_jax.config.load import parse_config
 from kd_jax.config.schema import Config
-from kd_jax.objective.joint import build_networks
+from kd_jax.objective.joint import build_objective
 from kd_jax.training.devices import AXIS
-from kd_jax.training.step import init_state, make_train_step
+from kd_jax.training.state import init_state
+from kd_jax.training.step import make_train_step
 
 
 def main(topology: str) -> None:
@@ -65,14 +66,14 @@ def topology_devices(topology: str) -> list[Any]:
 
 def lower_step(config: Config, devices: list[Any]) -> Any:
     """The train step of a run mapped over chips, state replicated and donated, the batch shared between them."""
-    networks = build_networks(config, AXIS)
-    step = make_train_step(networks, config, AXIS)
+    objective = build_objective(config, AXIS)
+    step = make_train_step(objective)
     mesh = Mesh(np.array(devices), (AXIS,))
     mapped = jax.shard_map(
         step, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(), check_vma=False
     )
     replicated, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    state = jax.eval_shape(lambda: init_state(networks, config))
+    state = jax.eval_shape(lambda: init_state(objective))
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), state)
     cases = config.train.batch, *config.data.patch
     batch = {

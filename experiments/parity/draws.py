@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from data_pipeline.conventions import CLASSES
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 
 _ONE, _TWO, _THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 

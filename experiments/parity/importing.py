@@ -39,7 +39,7 @@ from kd_jax.inference.segmenter import load_segmenter, segment_case
 from kd_jax.nnunet.plans import read_plan
 from kd_jax.nnunet.tables import Table
 from kd_jax.nnunet.trainers import is_known
-from kd_jax.runs.store import restore_network
+from kd_jax.runs.restore import restore_network
 
 FOLDER = GOLDEN / "nnunet_result"
 """A result folder of nnU-Net, as small as one can be."""
@@ -136,8 +136,8 @@ def _ours(variant: Variant, run: Path, patch: Float32[np.ndarray, "c d h w"]) ->
     restored = restore_network(run, "teacher", "best")
     volume = np.transpose(patch, (*(1 + axis for axis in axes), 0))[::-1, ::-1]
     image = volume[..., [names.index(m) for m in MODALITIES if m in names]]
-    heads, _ = restored.module.apply({"params": restored.params}, jnp.asarray(image[None]))
-    logits = np.asarray(heads[0][0])[::-1, ::-1]
+    output = restored.module.apply({"params": restored.params}, jnp.asarray(image[None]))
+    logits = np.asarray(output.logits[0][0])[::-1, ::-1]
     back = np.transpose(logits, (3, *np.argsort(axes)))
     return back[list(_our_outputs(variant))]
 

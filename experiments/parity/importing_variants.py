@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipeline.conventions import Modality
-from kd_jax.config.schema import AXES, Axis
+from kd_jax.config.network import AXES, Axis
 
 
 @dataclass(frozen=True)

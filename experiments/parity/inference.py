@@ -28,7 +28,7 @@ from data_pipeline.preprocessing.resample import (
     slice_axis,
 )
 from experiments.parity.check import GOLDEN, Check
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 from kd_jax.inference.sliding_window import Forward, make_predictor
 from kd_jax.inference.windows import Shape3, gaussian_importance, window_starts
 from kd_jax.models.unet import UNet
@@ -212,7 +212,7 @@ def _unet() -> Sides:
     module = UNet(config, classes=len(CLASSES))
 
     def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
-        return module.apply({"params": params}, x)[0][0]
+        return module.apply({"params": params}, x).logits[0]
 
     return forward, convert_weights(state, config), network
 

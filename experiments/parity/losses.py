@@ -17,8 +17,8 @@ from data_pipeline.conventions import REGION_CLASSES
 from experiments.parity.check import GOLDEN, Check
 from experiments.parity.loss_draws import LEVELS, SCALES, Labels, Logits, channels_of, label_cases, logits_of, losses
 from kd_jax.config.schema import LossConfig
-from kd_jax.objective.joint import segmentation_loss
 from kd_jax.objective.segmentation import deep_supervision_weights, labels_at
+from kd_jax.objective.supervised import segmentation_loss
 
 FILE = GOLDEN / "losses.npz"
 BOUND = 1e-5

@@ -26,10 +26,11 @@ from experiments.parity.originals import (
     targets_of,
     to_torch,
 )
-from kd_jax.config.schema import Config, LossConfig, NetworkConfig, OptimiserConfig, TrainConfig
+from kd_jax.config.network import NetworkConfig
+from kd_jax.config.schema import Config, LossConfig, OptimiserConfig, TrainConfig
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.objective.joint import segmentation_loss
+from kd_jax.objective.supervised import segmentation_loss
 from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu
 from kd_jax.training.step import make_optimiser, make_schedule
 
@@ -151,7 +152,7 @@ def _value_and_gradient(topology: Topology, loss: LossConfig) -> Any:
     module = UNet(topology.network, _outputs(loss))
 
     def value(params: Params, image: Any, labels: Any) -> Any:
-        return segmentation_loss(module.apply({"params": params}, image)[0], labels, loss)[0]
+        return segmentation_loss(module.apply({"params": params}, image).logits, labels, loss)[0]
 
     return jax.value_and_grad(value)
 

@@ -16,7 +16,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from data_pipeline.conventions import REGION_CLASSES
 from experiments.parity.draws import draw_state
-from kd_jax.config.schema import LossConfig, NetworkConfig, Triple
+from kd_jax.config.data import PositiveShape as Triple
+from kd_jax.config.network import NetworkConfig
+from kd_jax.config.schema import LossConfig
 
 State = dict[str, Float32[np.ndarray, "..."]]
 

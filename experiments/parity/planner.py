@@ -31,7 +31,7 @@ from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing.fingerprint import FOREGROUND_SAMPLES, Fingerprint, measure_cases
 from data_pipeline.preprocessing.resample import as_spacing
 from experiments.parity.check import GOLDEN, Check
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 from kd_jax.planning.plan_file import plan_settings
 from kd_jax.planning.planner import Plan, Preset, plan_networks
 from kd_jax.planning.topology import feature_map_size

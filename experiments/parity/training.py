@@ -85,7 +85,7 @@ def _average_difference() -> float:
     for epoch in range(12):
         counts = rng.integers(1, 1000, (2, len(REGION_CLASSES), 3)).astype(float)
         progress.absorb({"student/loss": 1.0})
-        record, _ = progress.end_epoch(counts)
+        record, _ = progress.end_epoch(dict(zip(("teacher", "student"), counts, strict=True)))
         tp, fp, fn = counts[1].T
         mean = float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
         logger.log("mean_fg_dice", mean, epoch)

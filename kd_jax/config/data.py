@@ -15,7 +15,8 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+PositiveShape = tuple[PositiveInt, PositiveInt, PositiveInt]
+"""A size in voxels along x, y and z that a setting may have."""
 
 
 def _one_or_more_roots(value: object) -> object:
@@ -44,7 +45,7 @@ class DataConfig:
     spacing: Annotated[
         tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
     ] = (2.0, 2.0, 2.0)
-    patch: Annotated[Triple, Field(description="patch size in voxels")] = (48, 48, 48)
+    patch: Annotated[PositiveShape, Field(description="patch size in voxels")] = (48, 48, 48)
     folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5
     splits: Annotated[
         Path | None,

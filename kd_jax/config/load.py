@@ -173,6 +173,8 @@ def _leaves(instance: Any, prefix: str) -> Iterator[Setting]:
     hints = get_type_hints(type(instance), include_extras=True)
     for field in dataclasses.fields(instance):
         value, hint = getattr(instance, field.name), hints[field.name]
+        if isinstance(value, Mapping) or (field.name == "distillation" and value is None):
+            continue  # tables whose keys are not known here
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{field.name}.")
         else:

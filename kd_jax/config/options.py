@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
-from kd_jax.config.schema import AXES, Axis
+from kd_jax.config.network import AXES, Axis
 
 _PROBE_BYTES = 1 << 20  # an empty file fits on a full disk
 

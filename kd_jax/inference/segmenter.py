@@ -22,13 +22,14 @@ from data_pipeline.preprocessing import scratch
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.findings import Finding
-from kd_jax.config.schema import AXES, Axis, Config, Outputs
+from kd_jax.config.network import AXES, Axis
+from kd_jax.config.schema import Config, Outputs
 from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
 from kd_jax.inference.windows import window_count
 from kd_jax.models.outputs import OUTSIDE, to_classes, to_probabilities
-from kd_jax.models.unet import UNet
-from kd_jax.objective.joint import Params
-from kd_jax.runs.store import NetworkName, Restored, Which, default_network, restore_network
+from kd_jax.models.protocol import Network, Params
+from kd_jax.runs.restore import Restored, default_network, restore_network
+from kd_jax.runs.store import Which
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Member:
     """
 
     run: Path
-    name: NetworkName
+    name: str
     config: Config
     step: int
     modalities: tuple[Modality, ...]
@@ -103,9 +104,7 @@ class Segmentation:
     findings: tuple[Finding, ...]
 
 
-def load_segmenter(
-    runs: Sequence[Path], network: NetworkName | None, which: Which, *, mirror: Sequence[Axis]
-) -> Segmenter:
+def load_segmenter(runs: Sequence[Path], network: str | None, which: Which, *, mirror: Sequence[Axis]) -> Segmenter:
     """Restore a network of each run and prepare them for whole volumes.
 
     Args:
@@ -119,7 +118,7 @@ def load_segmenter(
         have outputs of different kinds.
     """
     members: list[Member] = []
-    predictors: dict[tuple[UNet, tuple[int, ...], tuple[int, ...]], Predictor] = {}
+    predictors: dict[tuple[Network, tuple[int, ...], tuple[int, ...]], Predictor] = {}
     for run in runs:
         if run.resolve() in [member.run.resolve() for member in members]:
             raise InputError(f"{run}: given twice; name each run once")
@@ -204,7 +203,7 @@ def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:
     axes = [1 + axis for axis in _reversed_axes(restored.config, restored.network)]
 
     def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
-        return jnp.flip(module.apply({"params": params}, jnp.flip(x, axes))[0][0], axes)
+        return jnp.flip(module.apply({"params": params}, jnp.flip(x, axes)).logits[0], axes)
 
     return make_predictor(
         forward,
@@ -241,6 +240,6 @@ def _apply(member: Member, subject: Subject, progress: bool) -> Float32[np.ndarr
         return np.flip(member.predict(member.params, np.flip(subject.images, axes), bar.update), axes)
 
 
-def _reversed_axes(config: Config, network: NetworkName) -> tuple[int, ...]:
-    settings = config.student if network == "student" else config.teacher
+def _reversed_axes(config: Config, network: str) -> tuple[int, ...]:
+    settings = config.networks[network]
     return tuple(AXES.index(axis) for axis in settings.reversed_axes)

@@ -11,16 +11,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float
 
-from kd_jax.config.schema import AXES, NetworkConfig, Remat
+from data_pipeline.conventions import Shape3
+from kd_jax.config.network import AXES, NetworkConfig
+from kd_jax.config.schema import Remat
+from kd_jax.models.protocol import NetworkOutput
 from kd_jax.ops.folding import choose_folds, conv3d_folded, conv3d_of_two, head_folded, refold, up_conv3d_folded
 from kd_jax.ops.lean import KEPT, lean_norm
 from kd_jax.ops.operators import (
     NEGATIVE_SLOPE,
-    Triple,
     average_pool3d,
     instance_norm,
     instance_norm_leaky_relu,
@@ -52,8 +55,8 @@ class ConvBlock(nn.Module):
     """
 
     features: int
-    kernel: Triple
-    stride: Triple
+    kernel: Shape3
+    stride: Shape3
     dtype: Any
     bias: bool = True
     activate: bool = True
@@ -93,8 +96,8 @@ class ResidualBlock(nn.Module):
     """
 
     features: int
-    kernel: Triple
-    stride: Triple
+    kernel: Shape3
+    stride: Shape3
     dtype: Any
     lean: bool = False
 
@@ -115,7 +118,7 @@ class UpConv(nn.Module):
     """Transposed convolution with kernel = stride and bias; `folds` as in `ConvBlock`."""
 
     features: int
-    stride: Triple
+    stride: Shape3
     dtype: Any
     folds: tuple[int, int] = (1, 1)
 
@@ -163,9 +166,7 @@ class UNet(nn.Module):
     fold: int = 1
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "n d h w c"]
-    ) -> tuple[list[Float[Array, "n _d _h _w k"]], Float[Array, "n p q r f"]]:
+    def __call__(self, x: Float[Array, "n d h w c"]) -> NetworkOutput:
         """Segments a batch of patches.
 
         Args:
@@ -173,28 +174,39 @@ class UNet(nn.Module):
             multiple of the network's total stride.
 
         Returns:
-          Logits of every decoder level, finest first, [N, D/s, H/s, W/s, classes] float32; and the
-          bottleneck, [N, D/S, H/S, W/S, F] in `dtype`. All have the directions of `x`, whichever axes
-          the network itself sees reversed.
+          Logits of every decoder level, [N, D/s, H/s, W/s, classes] float32; features of every stage of encoder
+          and decoder, [N, D/s, H/s, W/s, F] in `dtype`. All have the directions of `x`, whichever axes the
+          network itself sees reversed.
         """
         run = UNet._run
         if self.remat == "norms":
             run = nn.remat(run, policy=jax.checkpoint_policies.save_only_these_names(*KEPT))
-        logits, bottleneck = run(self, self._reverse(x))
-        return [self._reverse(level) for level in logits], self._reverse(bottleneck)
+        return NetworkOutput(*([self._reverse(level) for level in part] for part in run(self, self._reverse(x))))
+
+    @property
+    def level_strides(self) -> tuple[Shape3, ...]:
+        """Voxels of the input per voxel of each level of logits, finest first."""
+        strides = np.cumprod(self.config.stage_strides, axis=0)[:-1]
+        return tuple((int(x), int(y), int(z)) for x, y, z in strides)
+
+    @property
+    def total_stride(self) -> Shape3:
+        """Voxels of the input per voxel of the bottleneck."""
+        return self.config.total_stride
 
     def _reverse(self, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w c"]:
         axes = [1 + AXES.index(axis) for axis in self.config.reversed_axes]
         return jnp.flip(x, axes) if axes else x
 
-    def _run(
-        self, x: Float[Array, "n d h w c"]
-    ) -> tuple[list[Float[Array, "n _d _h _w k"]], Float[Array, "n p q r f"]]:
+    def _run(self, x: Float[Array, "n d h w c"]) -> NetworkOutput:
         config = self.config
         most = self.fold if config.encoder == "plain" else 1
         folds = choose_folds(config.features, config.stage_strides, x.shape[3], most)
-        skips = self._encode(refold(x, 1, folds[0]), folds)
-        return self._decode(skips, folds), refold(skips[-1], folds[-1], 1)
+        encoder = self._encode(refold(x, 1, folds[0]), folds)
+        logits, decoder = self._decode(encoder, folds)
+        # Whoever asks for features wants them plain; what nobody asks for is never computed.
+        plain = ([refold(x, fold, 1) for x, fold in zip(part, folds, strict=False)] for part in (encoder, decoder))
+        return NetworkOutput(logits, *plain)
 
     def _encode(self, x: Float[Array, "n d h _w _c"], folds: tuple[int, ...]) -> list[Float[Array, "n _d _h _w _c"]]:
         """Output of every encoder stage, finest first, folded by `folds`."""
@@ -222,11 +234,11 @@ class UNet(nn.Module):
 
     def _decode(
         self, skips: list[Float[Array, "n _d _h _w _c"]], folds: tuple[int, ...]
-    ) -> list[Float[Array, "n _d _h _w k"]]:
-        """Logits of every decoder level, finest first."""
+    ) -> tuple[list[Float[Array, "n _d _h _w k"]], list[Float[Array, "n _d _h _w _c"]]]:
+        """Logits and features of every decoder level, finest first; features folded by `folds`."""
         config, block = self.config, self._block(ConvBlock)
         *skips, x = skips
-        logits = []
+        logits, features_of = [], []
         for i in reversed(range(len(skips))):
             features, stride, fold = config.features[i], config.stage_strides[i + 1], folds[i]
             x = UpConv(features, stride, self.dtype, (folds[i + 1], fold), name=f"up_{i}")(x)
@@ -236,7 +248,8 @@ class UNet(nn.Module):
                 )
                 x = convolve(x, skips[i]) if j == 0 else convolve(x)
             logits.append(Head(self.classes, fold, name=f"head_{i}")(x))
-        return logits[::-1]
+            features_of.append(x)
+        return logits[::-1], features_of[::-1]
 
     def _block(self, block: Any) -> Any:
         """A kind of block in the precision and with the rematerialisation of this network."""

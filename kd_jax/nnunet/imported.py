@@ -11,7 +11,8 @@ from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from kd_jax import __version__
 from kd_jax.config.load import parse_config
-from kd_jax.config.schema import AXES, Axis, Config
+from kd_jax.config.network import AXES, Axis
+from kd_jax.config.schema import Config
 from kd_jax.nnunet.dataset import Outputs, read_modalities, read_outputs
 from kd_jax.nnunet.plans import Plan, read_plan
 from kd_jax.nnunet.reader import Checkpoint, read_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 
 Tensors = Mapping[str, Float[np.ndarray, "..."]]
 Params = dict[str, Any]

@@ -1,239 +1,200 @@
-"""The joint objective: which network sees what, what pulls on what.
+"""What a training step minimises: the only place that says so.
 
-Choi et al. 2023: teacher and student are trained in the same iteration, each with its deep-supervised
-segmentation loss, and a Barlow Twins loss between their latents.
+Choi et al. 2023: teacher and students are trained in the same iteration, each with its deep-supervised segmentation
+loss, and terms between what they made of the batch, first of all Barlow Twins between their bottlenecks:
+
+    L = L_seg(teacher) + Σ_students [ L_seg(student) + w Σ_terms w_term L_term(teacher, student) ]
+
+The sum is written here in two parts, one per network that moves. Where terms do not move the teacher, the gradient of
+the sum is that of its parts, and `kd_jax.training.step` takes it part by part, which saves memory.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from data_pipeline.conventions import MODALITIES
-from kd_jax.config.schema import Config, LossConfig, NetworkConfig, Remat
-from kd_jax.models.outputs import region_truth
-from kd_jax.models.unet import UNet
-from kd_jax.objective.projector import Projector
-from kd_jax.objective.segmentation import (
-    barlow_twins,
-    binary_cross_entropy,
-    cross_entropy,
-    deep_supervision_weights,
-    labels_at,
-    soft_dice_loss,
-)
+from kd_jax.config.schema import TEACHER, Config, NetworkConfig
+from kd_jax.models.build import build_network, select_modalities
+from kd_jax.models.protocol import Network, NetworkOutput, Params
+from kd_jax.objective.distillation import Term, terms_of
+from kd_jax.objective.supervised import Measurements, Targets, make_targets, supervised_loss
+from kd_jax.objective.terms.base import TermContext, weight_at
 
-Params = Mapping[str, Any]
-Measurements = dict[str, Float[Array, ""]]
-Targets = Mapping[tuple[int, ...], Shaped[Array, "n _d _h _w *k"]]
-"""What a level should show, by its shape (D, H, W): classes, or membership of each region."""
-FOLD_ON_TPU = 4
-"""Neighbours that fill 128 lanes with the 32 channels of nnU-Net's finest stage."""
+Batch = Mapping[str, Array]
+"""image [N, D, H, W, 4] float32, label [N, D, H, W] integer classes."""
+Selected = Mapping[str, Mapping[str, Any]]
+"""What terms compare of the teacher's output, by student and term."""
 
 
-class Networks(NamedTuple):
-    """The modules of a run; `projector` holds one per network, or None."""
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The networks and terms of a run.
 
-    teacher: UNet
-    student: UNet
-    projectors: tuple[Projector, Projector] | None
-
-
-class Seen(NamedTuple):
-    """What a network made of a batch."""
-
-    loss: Float[Array, ""]
-    bottleneck: Float[Array, "n p q r f"]
-    measurements: Measurements
-
-
-def build_network(network: NetworkConfig, config: Config) -> UNet:
-    """The module of one network of a run; `auto` settings are those of the backend that JAX runs on."""
-    settings = config.train
-    on_tpu = "auto" in (settings.remat, settings.fold) and jax.default_backend() == "tpu"
-    remat: Remat = ("norms" if on_tpu else "none") if settings.remat == "auto" else settings.remat
-    fold = (FOLD_ON_TPU if on_tpu else 1) if settings.fold == "auto" else settings.fold
-    return UNet(network, config.output_channels, jnp.dtype(settings.precision), remat, fold)
-
-
-def build_networks(config: Config, axis_name: str | None) -> Networks:
-    """Teacher, student and projectors of a run whose step names its device axis `axis_name`."""
-    projectors = None
-    if config.distillation.weight > 0 and config.distillation.projector:
-        widths = config.distillation.projector
-        projectors = Projector(widths, axis_name), Projector(widths, axis_name)
-    return Networks(build_network(config.teacher, config), build_network(config.student, config), projectors)
-
-
-def init_params(networks: Networks, config: Config, key: Array) -> tuple[Params, Params]:
-    """Initial parameters: {"network": …} of the teacher; {"network": …, "projectors": …} of the student's side.
-
-    The projectors, when there are any, belong to the distillation and are updated with the student.
+    Attributes:
+      config: the run.
+      teacher, students: modules; students by name.
+      terms: those that are on, by student.
+      axis_name: mapped axis of the devices, or None.
     """
-    keys = jax.random.split(key, 4)
-    patch = config.data.patch
-    # Compiled, the forward pass that `init` also runs is found to be of no use.
-    teacher = jax.jit(networks.teacher.init)(keys[0], jnp.zeros((1, *patch, len(config.teacher.channels))))["params"]
-    student = jax.jit(networks.student.init)(keys[1], jnp.zeros((1, *patch, len(config.student.channels))))["params"]
-    student_side = {"network": student}
-    if networks.projectors is not None:
-        sizes = config.teacher.features[-1], config.student.features[-1]
-        student_side["projectors"] = {
-            name: module.clone(axis_name=None).init(k, jnp.zeros((2, size)))["params"]
-            for name, module, k, size in zip(("teacher", "student"), networks.projectors, keys[2:], sizes, strict=True)
-        }
-    return {"network": teacher}, student_side
+
+    config: Config
+    teacher: Network
+    students: Mapping[str, Network]
+    terms: Mapping[str, tuple[Term, ...]]
+    axis_name: str | None
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """All modules by name, the teacher first."""
+        return {TEACHER: self.teacher, **self.students}
 
 
-def segment(
-    module: UNet,
+def build_objective(config: Config, axis_name: str | None) -> Objective:
+    """Networks and terms of a run whose step names its device axis `axis_name`.
+
+    Raises:
+      InputError: an architecture or a term is not known, or cannot be built from its settings.
+    """
+    students = {name: build_network(student, config) for name, student in config.every_student.items()}
+    terms = {name: terms_of(config, name) for name in students}
+    return Objective(config, build_network(config.teacher, config), students, terms, axis_name)
+
+
+def init_params(objective: Objective, key: PRNGKeyArray) -> tuple[Params, Mapping[str, Params]]:
+    """Initial parameters: {"network": …} of the teacher; {"network": …, "terms": {TERM: …}} of each student.
+
+    Students without a seed of their own start from the same draw: two of one architecture begin equal, and equal to
+    the student of a run that has only this one. Parameters of terms belong to the student and are updated with it.
+    """
+    config = objective.config
+    teacher = {"network": _init_network(objective.teacher, config.teacher, config, _keys(key)[0])}
+    students = {}
+    for name, module in objective.students.items():
+        settings = config.every_student[name]
+        # The same generator as the run's own key, so that a student's seed draws what the run's seed would.
+        own = key if settings.seed is None else jax.random.key(settings.seed, impl=jax.random.key_impl(key))
+        params = {"network": _init_network(module, settings, config, _keys(own)[1])}
+        if terms := _init_terms(objective, name, teacher, params, _keys(own)[2]):
+            params["terms"] = terms
+        students[name] = params
+    return teacher, students
+
+
+def teacher_objective(
+    objective: Objective, params: Params, batch: Batch, targets: Targets
+) -> tuple[Float[Array, ""], tuple[Selected, Measurements]]:
+    """The teacher's part of the sum; also what the terms compare of its output, and its measurements."""
+    output, loss, measurements = _segment(objective, TEACHER, params, batch, targets)
+    return loss, (_select(objective, output), _named(TEACHER, measurements))
+
+
+def student_objective(
+    objective: Objective,
+    name: str,
     params: Params,
-    config: NetworkConfig,
-    loss: LossConfig,
-    batch: Mapping[str, Array],
+    selected: Selected,
+    batch: Batch,
     targets: Targets,
-    axis_name: str | None,
-) -> Seen:
-    """Runs one network on the modalities it sees of a batch and measures its deep-supervised loss."""
-    logits, bottleneck = module.apply({"params": params["network"]}, select_modalities(batch["image"], config))
-    total, measurements = supervised_loss(logits, targets, loss, axis_name)
-    return Seen(total, bottleneck, measurements)
-
-
-def make_targets(labels: Integer[Array, "n d h w"], config: Config) -> Targets:
-    """What both networks of a run are supervised with, made once for a batch."""
-    shapes = set()
-    for network in (config.teacher, config.student):
-        shape = labels.shape[1:]
-        for level, stride in enumerate(network.stage_strides[:-1]):
-            shape = tuple(size // s for size, s in zip(shape, stride, strict=True))
-            if level == 0 or config.loss.deep_supervision:
-                shapes.add(shape)
-    return _targets_at(labels, shapes, config.loss)
-
-
-def _targets_at(labels: Integer[Array, "n d h w"], shapes: Iterable[tuple[int, ...]], config: LossConfig) -> Targets:
-    prepare = region_truth if config.segmentation == "dice_bce" else lambda at_level: at_level
-    return {shape: prepare(labels_at(labels, shape)) for shape in sorted(shapes)}
-
-
-def select_modalities(image: Float[Array, "*n c"], config: NetworkConfig) -> Float[Array, "*n m"]:
-    """The channels a network sees, by its modalities' names."""
-    if len(config.channels) == len(MODALITIES):
-        return image
-    return jnp.stack([image[..., channel] for channel in config.channels], axis=-1)  # a TPU would gather in a loop
-
-
-def segmentation_loss(
-    logits: list[Float[Array, "n _d _h _w k"]],
-    labels: Integer[Array, "n d h w"],
-    config: LossConfig,
-    axis_name: str | None = None,
+    step: Int[Array, ""],
 ) -> tuple[Float[Array, ""], Measurements]:
-    """`supervised_loss` of one network by itself, against the labels."""
-    targets = _targets_at(labels, {level.shape[1:4] for level in logits}, config)
-    return supervised_loss(logits, targets, config, axis_name)
-
-
-def supervised_loss(
-    logits: list[Float[Array, "n _d _h _w k"]], targets: Targets, config: LossConfig, axis_name: str | None
-) -> tuple[Float[Array, ""], Measurements]:
-    """Weighted sum over decoder levels, finest first, and its terms.
-
-    `axis_name` is the mapped axis the batch is spread over; it matters to `batch_dice` alone.
-    """
-    levels = logits if config.deep_supervision else logits[:1]
-    weights = deep_supervision_weights(len(levels))
-    measurements = {name: jnp.zeros(()) for name in config.segmentation.split("_")}
-    for weight, level in zip(weights, levels, strict=True):
-        if weight > 0:
-            for name, value in _terms(level, targets[level.shape[1:4]], config, axis_name).items():
-                measurements[name] += weight * value
-    total = sum(measurements.values(), jnp.zeros(()))
-    return total, {**measurements, "loss": total}
-
-
-def _terms(
-    logits: Float[Array, "n d h w k"], target: Shaped[Array, "n d h w *k"], config: LossConfig, axis_name: str | None
-) -> Measurements:
-    """The terms of one decoder level; Dice leaves out the background, which regions do not have."""
-    if config.segmentation == "ce":
-        return {"ce": cross_entropy(logits, target)}
-    dice = partial(soft_dice_loss, batch_dice=config.batch_dice, axis_name=axis_name)
-    if config.segmentation == "dice_bce":
-        return {"dice": dice(jax.nn.sigmoid(logits), target), "bce": binary_cross_entropy(logits, target)}
-    one_hot = jax.nn.one_hot(target, logits.shape[-1])
-    return {"dice": dice(jax.nn.softmax(logits)[..., 1:], one_hot[..., 1:]), "ce": cross_entropy(logits, target)}
-
-
-def distillation_loss(
-    networks: Networks,
-    student_params: Params,
-    config: Config,
-    teacher_bottleneck: Float[Array, "n p q r f"],
-    student_bottleneck: Float[Array, "n p q r g"],
-    axis_name: str | None,
-) -> tuple[Float[Array, ""], Measurements]:
-    """The weighted Barlow Twins term and its two parts, before weighting."""
-    settings = config.distillation
-    if settings.weight == 0:
-        return jnp.zeros(()), {}
-    if settings.stop_gradient:
-        teacher_bottleneck = lax.stop_gradient(teacher_bottleneck)
-    latents = [_as_samples(z, settings.samples) for z in (teacher_bottleneck, student_bottleneck)]
-    if networks.projectors is not None:
-        names = "teacher", "student"
-        latents = [
-            module.apply({"params": student_params["projectors"][name]}, z)
-            for name, module, z in zip(names, networks.projectors, latents, strict=True)
-        ]
-    on_diagonal, off_diagonal, correlation = barlow_twins(latents[0], latents[1], axis_name)
-    scale = 1 / latents[0].shape[-1] if settings.normalise == "features" else 1.0
-    loss = scale * (on_diagonal + settings.off_diagonal * off_diagonal)
-    return settings.weight * loss, {
-        "barlow_twins/loss": loss,
-        "barlow_twins/on_diagonal": on_diagonal,
-        "barlow_twins/off_diagonal": off_diagonal,
-        "barlow_twins/correlation": correlation,
-    }
-
-
-def _as_samples(z: Float[Array, "n p q r f"], samples: str) -> Float[Array, "m f"]:
-    z = z.astype(jnp.float32)
-    return z.reshape(-1, z.shape[-1]) if samples == "voxels" else z.mean((1, 2, 3))
-
-
-def named(prefix: str, measurements: Measurements) -> Measurements:
-    """Measurements under a network's name: `student/ce`."""
-    return {f"{prefix}/{name}": value for name, value in measurements.items()}
-
-
-def joint_loss(
-    params: tuple[Params, Params],
-    networks: Networks,
-    config: Config,
-    batch: Mapping[str, Array],
-    axis_name: str | None,
-) -> tuple[Float[Array, ""], Measurements]:
-    """Both segmentation losses and the distillation term of one batch (Choi et al. 2023).
+    """One student's part of the sum, and its measurements.
 
     Args:
-      params: the teacher's and the student's side, as from `init_params`.
-      networks: the modules.
-      config: the run.
-      batch: image [N, D, H, W, 4] float32, label [N, D, H, W] integer classes.
-      axis_name: mapped axis of the devices, or None.
-
-    Returns:
-      The scalar to minimise on this device, and its terms.
+      objective: the run's.
+      name: of the student.
+      params: of the student.
+      selected: from `teacher_objective`.
+      batch: of this device.
+      targets: from `targets_of`.
+      step: number of the step, for schedules.
     """
-    targets = make_targets(batch["label"], config)
-    teacher = segment(networks.teacher, params[0], config.teacher, config.loss, batch, targets, axis_name)
-    student = segment(networks.student, params[1], config.student, config.loss, batch, targets, axis_name)
-    pull, parts = distillation_loss(networks, params[1], config, teacher.bottleneck, student.bottleneck, axis_name)
-    measurements = {**named("teacher", teacher.measurements), **named("student", student.measurements), **parts}
-    return teacher.loss + student.loss + pull, measurements
+    config = objective.config
+    output, loss, measurements = _segment(objective, name, params, batch, targets)
+    if config.distillation.stop_gradient:
+        selected = lax.stop_gradient(selected)
+    pull = None
+    for term in objective.terms[name]:
+        context = TermContext(targets, params.get("terms", {}).get(term.name, {}), objective.axis_name)
+        value, parts = term.loss(selected[name][term.name], term.select(output), context)
+        weighted = config.distillation_of(name).weight * weight_at(term.settings, step, config.train) * value
+        pull = weighted if pull is None else pull + weighted
+        measurements |= {f"{term.name}/loss": value, **{f"{term.name}/{part}": v for part, v in parts.items()}}
+    return loss if pull is None else loss + pull, _named(name, measurements)
+
+
+def joint_objective(
+    objective: Objective,
+    params: tuple[Params, Mapping[str, Params]],
+    batch: Batch,
+    step: Int[Array, ""],
+) -> tuple[Float[Array, ""], Measurements]:
+    """The whole sum for one batch, and all measurements."""
+    targets = targets_of(objective, batch)
+    total, (selected, measurements) = teacher_objective(objective, params[0], batch, targets)
+    for name, student in params[1].items():
+        loss, parts = student_objective(objective, name, student, selected, batch, targets, step)
+        total, measurements = total + loss, measurements | parts
+    return total, measurements
+
+
+def targets_of(objective: Objective, batch: Batch) -> Targets:
+    """What the levels of all networks should show of a batch."""
+    strides = chain.from_iterable(module.level_strides for module in objective.networks.values())
+    return make_targets(batch["label"], strides, objective.config.loss)
+
+
+def _segment(
+    objective: Objective, name: str, params: Params, batch: Batch, targets: Targets
+) -> tuple[NetworkOutput, Float[Array, ""], Measurements]:
+    """Runs one network on the modalities it sees of a batch, and measures its deep-supervised loss."""
+    image = select_modalities(batch["image"], objective.config.networks[name])
+    output = objective.networks[name].apply({"params": params["network"]}, image)
+    loss, measurements = supervised_loss(output.logits, targets, objective.config.loss, objective.axis_name)
+    return output, loss, measurements
+
+
+def _select(objective: Objective, output: NetworkOutput) -> Selected:
+    return {name: {term.name: term.select(output) for term in terms} for name, terms in objective.terms.items()}
+
+
+def _keys(key: PRNGKeyArray) -> PRNGKeyArray:
+    """Of the teacher, of a student and of its terms. (There were four before terms had their own; draws stay.)"""
+    return jax.random.split(key, 4)
+
+
+def _init_network(module: Network, settings: NetworkConfig, config: Config, key: PRNGKeyArray) -> Params:
+    # Compiled, the forward pass that `init` also runs is found to be of no use.
+    image = jnp.zeros((1, *config.data.patch, len(settings.channels)))
+    return jax.jit(module.init)(key, image)["params"]
+
+
+def _init_terms(
+    objective: Objective, name: str, teacher: Params, student: Params, key: PRNGKeyArray
+) -> Mapping[str, Params]:
+    """Parameters of the terms of one student that have any."""
+    found = {}
+    for term in objective.terms[name]:
+        shapes = [_selected_shape(objective, n, p, term) for n, p in ((TEACHER, teacher), (name, student))]
+        # By its name, so that a term draws the same whichever others are on.
+        if params := term.init(jax.random.fold_in(key, zlib.crc32(term.name.encode())), *shapes):
+            found[term.name] = params
+    return found
+
+
+def _selected_shape(objective: Objective, name: str, params: Params, term: Term) -> Any:
+    """Shapes of what a term selects of one network's output for a single patch."""
+    channels = len(objective.config.networks[name].channels)
+    image = jnp.zeros((1, *objective.config.data.patch, channels))
+    return jax.eval_shape(lambda: term.select(objective.networks[name].apply({"params": params["network"]}, image)))
+
+
+def _named(network: str, measurements: Measurements) -> Measurements:
+    """Measurements under a network's name: `student/ce`."""
+    return {f"{network}/{name}": value for name, value in measurements.items()}

@@ -1,6 +1,6 @@
 """Losses as pure functions: arrays in, scalars out. Sums are float32.
 
-Logits are [N, D, H, W, K], labels [N, D, H, W] integer classes, latents [samples, features].
+Logits are [N, D, H, W, K], labels [N, D, H, W] integer classes.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
-from kd_jax.config.schema import MIN_SAMPLES
+from kd_jax.objective.collectives import sum_over
 
-BARLOW_EPSILON = 1e-5
-"""Added to the variance: BatchNorm's default in facebookresearch/barlowtwins `main.py`."""
 DICE_SMOOTHING = 1e-5
 """nnU-Net's smoothing of numerator and denominator."""
 
@@ -53,7 +51,7 @@ def soft_dice_loss(
     overlap = jnp.sum(probabilities * truth, axes)
     size = jnp.sum(probabilities, axes) + jnp.sum(truth, axes)
     if batch_dice:
-        overlap, size = _sum_over(overlap.sum(0), axis_name), _sum_over(size.sum(0), axis_name)
+        overlap, size = sum_over(overlap.sum(0), axis_name), sum_over(size.sum(0), axis_name)
     return 1 - jnp.mean((2 * overlap + DICE_SMOOTHING) / (size + DICE_SMOOTHING))
 
 
@@ -74,49 +72,3 @@ def labels_at(labels: Integer[Array, "n d h w"], shape: Sequence[int]) -> Intege
         stride = labels.shape[axis] // size
         labels = lax.slice_in_dim(labels, stride // 2, None, stride, axis)
     return labels
-
-
-def barlow_twins(
-    teacher: Float[Array, "n f"], student: Float[Array, "n f"], axis_name: str | None = None
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Cross-correlation of two latents and its distance from the identity.
-
-    Features are standardised over all samples of all devices (population variance), C = z_tᵀ z_s / N.
-    Source: Zbontar et al. 2021, equations 1 and 2; `main.py` of facebookresearch/barlowtwins. Moments
-    are summed over `axis_name`, so value and gradient do not depend on the number of devices.
-
-    Args:
-      teacher: [samples, features] on this device.
-      student: the same samples and number of features.
-      axis_name: mapped axis that samples are spread over, or None.
-
-    Returns:
-      Σ_i (C_ii − 1)²; Σ_{i≠j} C_ij² (to be weighted by λ); and the mean of the diagonal.
-
-    Raises:
-      ValueError: fewer than `MIN_SAMPLES` samples over all devices.
-    """
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    samples = teacher.shape[0] * devices
-    if samples < MIN_SAMPLES:
-        raise ValueError(
-            f"Barlow Twins got {samples} samples per step, needs at least {MIN_SAMPLES}: use "
-            "distillation.samples = voxels, a larger train.batch or a larger data.patch"
-        )
-    z_t = _standardise(teacher, samples, axis_name)
-    z_s = _standardise(student, samples, axis_name)
-    correlation = _sum_over(jnp.matmul(z_t.T, z_s, precision=lax.Precision.HIGHEST), axis_name) / samples
-    diagonal = jnp.diagonal(correlation)
-    off_diagonal = jnp.sum(jnp.square(correlation - jnp.diag(diagonal)))
-    return jnp.sum(jnp.square(diagonal - 1)), off_diagonal, jnp.mean(diagonal)
-
-
-def _standardise(z: Float[Array, "n f"], samples: int, axis_name: str | None) -> Float[Array, "n f"]:
-    z = z.astype(jnp.float32)
-    centred = z - _sum_over(z.sum(0), axis_name) / samples
-    variance = _sum_over(jnp.square(centred).sum(0), axis_name) / samples
-    return centred * lax.rsqrt(variance + BARLOW_EPSILON)
-
-
-def _sum_over(x: Array, axis_name: str | None) -> Array:
-    return x if axis_name is None else lax.psum(x, axis_name)

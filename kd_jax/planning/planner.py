@@ -17,7 +17,8 @@ from jaxtyping import Float
 from data_pipeline.conventions import CLASSES, Spacing
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.fingerprint import Fingerprint
-from kd_jax.config.schema import NetworkConfig, Triple
+from kd_jax.config.data import PositiveShape as Triple
+from kd_jax.config.network import NetworkConfig
 from kd_jax.planning.topology import MIN_EDGE, Topology, feature_map_size, pool
 
 T = TypeVar("T", int, float)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_jax.config.schema import NetworkConfig, Triple
+from kd_jax.config.data import PositiveShape as Triple
+from kd_jax.config.network import NetworkConfig
 
 MIN_EDGE = 4
 """Edge of the bottleneck, in voxels, below which no axis is pooled (nnU-Net: UNet_featuremap_min_edge_length)."""

@@ -17,7 +17,6 @@ from kd_jax.postprocessing.rule import (
     load_postprocessing,
     read_rules,
 )
-from kd_jax.runs.store import NetworkName
 
 
 class Chosen(NamedTuple):
@@ -56,9 +55,7 @@ def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_postprocessing(
-    option: str, members: Sequence[tuple[Path, NetworkName]], min_et_ml: float | None = None
-) -> Chosen:
+def choose_postprocessing(option: str, members: Sequence[tuple[Path, str]], min_et_ml: float | None = None) -> Chosen:
     """The rule for one network, or for an ensemble of several.
 
     Args:
@@ -78,7 +75,7 @@ def choose_postprocessing(
     return Chosen(rule, f"Post-processing: {why}")
 
 
-def _choose(option: str, members: Sequence[tuple[Path, NetworkName]]) -> tuple[Postprocessing, str]:
+def _choose(option: str, members: Sequence[tuple[Path, str]]) -> tuple[Postprocessing, str]:
     nothing = Postprocessing()
     if option == "none":
         return nothing, "none, as asked"
@@ -96,7 +93,7 @@ def _choose(option: str, members: Sequence[tuple[Path, NetworkName]]) -> tuple[P
     return rules[0], describe(rules[0])
 
 
-def _rule_of(path: Path, network: NetworkName) -> Postprocessing:
+def _rule_of(path: Path, network: str) -> Postprocessing:
     rules = read_rules(path)
     if network not in rules:
         raise InputError(

@@ -16,10 +16,12 @@ from pydantic.dataclasses import dataclass
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
 from data_pipeline.errors import InputError
-from kd_jax.config.schema import Axis, Outputs, PositiveFloat
+from kd_jax.config.data import PositiveFloat
+from kd_jax.config.network import Axis
+from kd_jax.config.schema import Outputs
 from kd_jax.evaluation.tables import write_json
 from kd_jax.postprocessing.components import FOREGROUND_CLASSES, keep_largest_of, remove_small_enhancing
-from kd_jax.runs.store import NetworkName, Which
+from kd_jax.runs.store import Which
 
 POSTPROCESSING_FILE = "postprocessing.json"
 
@@ -118,10 +120,10 @@ class Postprocessing:
         return (self.steps, self.min_et_ml) == (other.steps, other.min_et_ml)
 
 
-_FILE = TypeAdapter(dict[NetworkName, Postprocessing])
+_FILE = TypeAdapter(dict[str, Postprocessing])
 
 
-def load_postprocessing(run: Path, network: NetworkName) -> Postprocessing | None:
+def load_postprocessing(run: Path, network: str) -> Postprocessing | None:
     """The rule decided for a network of a run; None where there is none.
 
     Raises:
@@ -131,7 +133,7 @@ def load_postprocessing(run: Path, network: NetworkName) -> Postprocessing | Non
     return read_rules(path).get(network) if path.is_file() else None
 
 
-def save_postprocessing(run: Path, network: NetworkName, rule: Postprocessing) -> None:
+def save_postprocessing(run: Path, network: str, rule: Postprocessing) -> None:
     """Write the rule for a network of a run, atomically; that of the other network stays.
 
     Raises:
@@ -168,7 +170,7 @@ def describe_threshold(min_ml: float) -> str:
     return f"ET below {min_ml:g} ml ({1000 * min_ml:g} voxels of 1 mm³) becomes NCR"
 
 
-def read_rules(path: Path) -> dict[NetworkName, Postprocessing]:
+def read_rules(path: Path) -> dict[str, Postprocessing]:
     """The rules of a file that `kd_jax.postprocess` wrote, by network.
 
     Raises:

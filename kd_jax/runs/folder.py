@@ -33,7 +33,8 @@ _PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def default_run(config: Config) -> Path:
     """A folder for a new run: runs/DATA_SUBSET_TIME."""
     data = "phantom" if config.data.root is None else joined_name(config.data.root)
-    return Path("runs") / f"{data}_{'-'.join(config.student.modalities)}_{datetime.now():%Y%m%d-%H%M%S}"
+    students = list(config.students) or config.student.modalities
+    return Path("runs") / f"{data}_{'-'.join(students)}_{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def check_new_run(run: Path, *, overwrite: bool) -> None:

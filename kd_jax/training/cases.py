@@ -70,8 +70,9 @@ def gather_cases(config: Config) -> Split:
 
 
 def needed_modalities(config: Config) -> tuple[Modality, ...]:
-    """What teacher and student see together, in channel order."""
-    return tuple(name for name in MODALITIES if name in {*config.teacher.modalities, *config.student.modalities})
+    """What the networks of a run see together, in channel order."""
+    seen = {modality for network in config.networks.values() for modality in network.modalities}
+    return tuple(name for name in MODALITIES if name in seen)
 
 
 def loader_settings(config: Config) -> LoaderSettings:

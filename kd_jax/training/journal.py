@@ -3,8 +3,9 @@
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from data_pipeline.files import write_atomically, write_error
+from kd_jax.config.distillation import BARLOW_TWINS
+from kd_jax.config.schema import STUDENT
 
 LOG_FILE = "log.jsonl"
 PICTURE_FILE = "progress.png"
@@ -99,15 +102,21 @@ def _explained(path: Path) -> Iterator[None]:
         raise write_error(path, error) from error
 
 
+def current_name(measurement: str) -> str:
+    """A measurement's name as it is now: older runs logged the term without its student."""
+    return f"{STUDENT}/{measurement}" if measurement.startswith(f"{BARLOW_TWINS}/") else measurement
+
+
 def read_log(run: Path) -> list[Record]:
     """The records of a run; a last line cut off by a crash is left out."""
     file = run / LOG_FILE
     if not file.exists():
         return []
-    records = []
+    records: list[Record] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
+            records.append({current_name(name): value for name, value in record.items()})
         except json.JSONDecodeError:
             break
     return records
@@ -130,11 +139,12 @@ def draw_progress(epochs: list[Record], file: Path) -> None:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
 
-    plot(axes[0, 0], _by_network("loss", "ce", "dice", "bce"), "segmentation losses", log=True)
-    barlow = {"barlow_twins/on_diagonal": "C2-", "barlow_twins/off_diagonal": "C4-", "barlow_twins/loss": "C5--"}
-    plot(axes[0, 1], barlow, "Barlow Twins terms, before weighting", log=True)
-    plot(axes[0, 2], _by_network("pseudo_dice/WT", "pseudo_dice/TC", "pseudo_dice/ET"), "pseudo-Dice of validation")
-    plot(axes[1, 0], _by_network("pseudo_dice/mean", "pseudo_dice/ema"), "mean pseudo-Dice and its moving average")
+    networks = [name.split("/")[0] for name in epochs[-1] if name.endswith("/pseudo_dice/mean")]
+    by_network = partial(_by_network, networks)
+    plot(axes[0, 0], by_network("loss", "ce", "dice", "bce"), "segmentation losses", log=True)
+    plot(axes[0, 1], _terms(networks, epochs[-1]), "distillation terms, before weighting", log=True)
+    plot(axes[0, 2], by_network("pseudo_dice/WT", "pseudo_dice/TC", "pseudo_dice/ET"), "pseudo-Dice of validation")
+    plot(axes[1, 0], by_network("pseudo_dice/mean", "pseudo_dice/ema"), "mean pseudo-Dice and its moving average")
     plot(axes[1, 1], {"seconds": "k-"}, "epoch time (s)")
     plot(axes[1, 2], {"learning_rate": "k-"}, "learning rate")
     for axis in (axes[0, 2], axes[1, 0]):
@@ -145,11 +155,18 @@ def draw_progress(epochs: list[Record], file: Path) -> None:
     write_atomically(file, buffer.getvalue())
 
 
-def _by_network(*names: str) -> dict[str, str]:
+def _by_network(networks: Sequence[str], *names: str) -> dict[str, str]:
+    """Line styles: a colour for each network, a kind of line for each measurement."""
     styles = "-", "--", ":", "-."
-    colours = {"teacher": "C0", "student": "C1"}
     return {
-        f"{network}/{name}": colour + style
-        for network, colour in colours.items()
+        f"{network}/{name}": f"C{number % 10}{style}"
+        for number, network in enumerate(networks)
         for name, style in zip(names, styles, strict=False)
     }
+
+
+def _terms(networks: Sequence[str], record: Record) -> dict[str, str]:
+    """Line styles of what terms measured: whatever has a network's name, a term's name and one of its own."""
+    names = [name for name in record if name.count("/") == 2 and "/pseudo_dice/" not in name]
+    known = [name for name in names if name.split("/")[0] in networks]
+    return {name: f"C{number % 10}{'--' if name.endswith('/loss') else '-'}" for number, name in enumerate(known)}

@@ -14,30 +14,30 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float64
 from tqdm import tqdm
 
 from data_pipeline.conventions import MODALITIES, REGION_CLASSES
 from data_pipeline.errors import InputError
 from data_pipeline.patches.loader import training_batches, validation_batches
 from kd_jax.config.schema import Config
+from kd_jax.models.protocol import Params
 from kd_jax.native import library
-from kd_jax.objective.joint import Params, build_networks
-from kd_jax.runs.store import Checkpoints, restore_state
+from kd_jax.objective.joint import Batch, Objective, build_objective
+from kd_jax.runs.store import Checkpoints
 from kd_jax.training.cases import Split, loader_settings
+from kd_jax.training.checkpoints import restore_state, save_best, save_latest
 from kd_jax.training.devices import AXIS, local_batch, map_over_devices, must_block_every_step, replicate, say, shard
 from kd_jax.training.journal import Journal
 from kd_jax.training.progress import Progress
-from kd_jax.training.step import Batch, TrainState, init_state, make_train_step, make_validation_step
+from kd_jax.training.state import TrainState, init_state
+from kd_jax.training.step import TrainStep, make_train_step, make_validation_step
 from kd_jax.training.stop import StopRequest
 
-NETWORKS = "teacher", "student"
 VALIDATION_SEED = 1
 """Offset of the run's seed for the validation patches, which stay the same in every epoch."""
 LOG_EVERY = 10
 """Steps between step records of the log."""
-
-Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
 
 def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Params | None = None) -> int:
@@ -51,20 +51,20 @@ def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Par
       teacher: parameters a new run's teacher starts with; None draws them.
 
     Raises:
-      InputError: the checkpoint does not fit, or the loss is no number any more.
+      InputError: the checkpoint does not fit, or a measurement became NaN or infinite.
     """
     per_device = local_batch(config.train.batch)
-    networks = build_networks(config, AXIS)
-    state, progress = init_state(networks, config), Progress()
+    objective = build_objective(config, AXIS)
+    state, progress = init_state(objective), Progress()
     if teacher is not None:
         state = replace(state, teacher=replace(state.teacher, params={"network": teacher}))
     if resume:
         state, position = restore_state(run, state)
         progress = Progress.from_position(position)
     state = replicate(state)
-    _announce(config, run, split, state, per_device, progress)
-    train_step = map_over_devices(make_train_step(networks, config, AXIS), donate=True)
-    validation_step = map_over_devices(make_validation_step(networks, config, AXIS), donate=False)
+    _announce(objective, run, split, state, per_device, progress)
+    train_step = map_over_devices(make_train_step(objective), donate=True)
+    validation_step = map_over_devices(make_validation_step(objective), donate=False)
     with (
         StopRequest() as stop,
         Journal(run, progress.step, write=jax.process_index() == 0) as journal,
@@ -82,7 +82,7 @@ def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Par
                 progress.seconds += time.monotonic() - started
                 _end_epoch(config, state, progress, counts, journal, checkpoints)
         if progress.epoch < config.train.epochs:
-            checkpoints.save("latest", state, progress.to_position(), config)
+            save_latest(checkpoints, state, progress.to_position(), config)
     if progress.epoch < config.train.epochs:
         say(f"stopped at step {progress.step}; go on with: python -m kd_jax.train --run {run} --resume")
         return stop.exit_status
@@ -94,7 +94,7 @@ def _train_epoch(
     config: Config,
     state: TrainState,
     progress: Progress,
-    step: Step,
+    step: TrainStep,
     batches: Iterator[Batch],
     journal: Journal,
     stop: StopRequest,
@@ -132,18 +132,21 @@ def _absorb(measurements: Mapping[str, Array], progress: Progress, journal: Jour
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise InputError(
-            f"{broken[0]} is no number any more at step {done}: start again with a lower optimiser.learning_rate, or "
+            f"{broken[0]} became NaN or infinite at step {done}: start again with a lower optimiser.learning_rate, or "
             "train.precision = float32; checkpoints from before are untouched"
         )
     if done % LOG_EVERY == 0:
         journal.step(done, values)
     bar.update()
-    bar.set_postfix({network: f"{values[f'{network}/loss']:.3f}" for network in NETWORKS}, refresh=False)
+    losses = {name.removesuffix("/loss"): value for name, value in values.items() if _is_loss(name)}
+    bar.set_postfix({network: f"{value:.3f}" for network, value in losses.items()}, refresh=False)
 
 
-def _validate(config: Config, split: Split, state: TrainState, step: Callable[..., Mapping[str, Array]]) -> np.ndarray:
-    """[network, region, (TP, FP, FN)] in voxels over the validation patches."""
-    total = np.zeros((2, len(REGION_CLASSES), 3))
+def _validate(
+    config: Config, split: Split, state: TrainState, step: Callable[..., Mapping[str, Array]]
+) -> Mapping[str, Float64[np.ndarray, "3 3"]]:
+    """By network, [region, (TP, FP, FN)] in voxels over the validation patches."""
+    total = np.zeros((len(config.networks), len(REGION_CLASSES), 3))
     batches = validation_batches(
         split.validation,
         loader_settings(config),
@@ -154,35 +157,38 @@ def _validate(config: Config, split: Split, state: TrainState, step: Callable[..
     with closing(batches):
         for batch in batches:
             total += jax.device_get(step(state, shard(batch))["counts"])
-    return total
+    return dict(zip(config.networks, total, strict=True))
 
 
 def _end_epoch(
     config: Config,
     state: TrainState,
     progress: Progress,
-    counts: np.ndarray,
+    counts: Mapping[str, Float64[np.ndarray, "3 3"]],
     journal: Journal,
     checkpoints: Checkpoints,
 ) -> None:
     record, improved = progress.end_epoch(counts)
     journal.epoch(progress.step, progress.epoch - 1, record)
     position = progress.to_position()
-    if improved:
-        checkpoints.save("best", state, position, config)
+    save_best(checkpoints, state, position, config, improved)
     if progress.epoch % config.train.save_every == 0 or progress.epoch == config.train.epochs:
-        checkpoints.save("latest", state, position, config)
+        save_latest(checkpoints, state, position, config)
+    losses = " ".join(f"{name.removesuffix('/loss')} {record[name]:.3f}" for name in record if _is_loss(name))
     dice = "   ".join(
         f"{network} "
         + " ".join(f"{region} {_figure(record[f'{network}/pseudo_dice/{region}'])}" for region in REGION_CLASSES)
-        for network in NETWORKS
+        for network in config.networks
     )
-    losses = " ".join(f"{network} {record[f'{network}/loss']:.3f}" for network in NETWORKS)
-    barlow = f" barlow {record['barlow_twins/loss']:.3f}" if "barlow_twins/loss" in record else ""
     say(
-        f"epoch {progress.epoch}/{config.train.epochs}  loss: {losses}{barlow}   pseudo-Dice: {dice}   "
+        f"epoch {progress.epoch}/{config.train.epochs}  loss: {losses}   pseudo-Dice: {dice}   "
         f"{record['seconds']:.1f} s"
     )
+
+
+def _is_loss(name: str) -> bool:
+    """Whether a measurement is the loss of a network ("teacher/loss") or of a term ("student/barlow_twins/loss")."""
+    return name.endswith("/loss")
 
 
 def _training_batches(config: Config, split: Split, start_step: int) -> Any:
@@ -199,24 +205,31 @@ def _placement() -> dict[str, int]:
     }
 
 
-def _announce(config: Config, run: Path, split: Split, state: TrainState, per_device: int, progress: Progress) -> None:
-    device = jax.local_devices()[0]
+def _announce(
+    objective: Objective, run: Path, split: Split, state: TrainState, per_device: int, progress: Progress
+) -> None:
+    config, device = objective.config, jax.local_devices()[0]
     say(f"run {run}: {len(split.train)} training and {len(split.validation)} validation cases of {split.place}")
-    for name, side in (("teacher", state.teacher), ("student", state.student)):
-        settings = getattr(config, name)
-        size = sum(leaf.size for leaf in jax.tree.leaves(side.params["network"])) / 1e6
+    for name, network in state.networks.items():
+        settings = config.networks[name]
+        size = sum(leaf.size for leaf in jax.tree.leaves(network.params["network"])) / 1e6
         seen = ", ".join(MODALITIES[i] for i in settings.channels)
         say(f"{name}: {seen}; features {' '.join(map(str, settings.features))}; {size:.2f} million parameters")
-    weight = config.distillation.weight
-    say(
-        f"distillation: {f'Barlow Twins, weight {weight:g}, {config.distillation.update} update' if weight else 'none'}"
-    )
+    for name in state.students:
+        say(f"{name} is distilled by: {_describe_terms(objective, name)}")
     say(
         f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} host(s), "
         f"{per_device} patch(es) per device, {config.train.precision}; from step {progress.step}"
     )
     if device.platform == "cpu" and not library.available():
         say("operators compiled for this CPU are about three times faster: python -m kd_jax.native")
+
+
+def _describe_terms(objective: Objective, student: str) -> str:
+    """The terms of a student with their weights, and how networks are updated."""
+    distillation = objective.config.distillation_of(student)
+    terms = [f"{term.name} {distillation.weight * term.settings.weight:g}" for term in objective.terms[student]]
+    return f"{', '.join(terms)}; {objective.config.distillation.update} update" if terms else "nothing (control)"
 
 
 def _figure(value: float | None) -> str:

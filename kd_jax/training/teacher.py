@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from data_pipeline.errors import InputError
 from kd_jax.config.schema import Config, TeacherConfig
-from kd_jax.runs.store import Restored, restore_network
+from kd_jax.runs.restore import Restored, restore_network
 
 
 def load_teacher(run: Path) -> Restored:

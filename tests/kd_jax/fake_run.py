@@ -7,10 +7,11 @@ import numpy as np
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from kd_jax.config.schema import Config, DataConfig, LossConfig, StudentConfig, TeacherConfig
-from kd_jax.objective.joint import build_networks
+from kd_jax.objective.joint import build_objective
 from kd_jax.runs.split import SplitRecord
 from kd_jax.runs.store import Checkpoints
-from kd_jax.training.step import init_state
+from kd_jax.training.checkpoints import save_best
+from kd_jax.training.state import init_state
 
 STEP = 7
 
@@ -35,12 +36,12 @@ def write_run(
         student=StudentConfig(features=features, modalities=modalities, reversed_axes=reversed_axes),
         loss=LossConfig(segmentation=loss),
     )
-    shapes = jax.eval_shape(lambda: init_state(build_networks(config, None), config))
+    shapes = jax.eval_shape(lambda: init_state(build_objective(config, None)))
     state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    for side, content in ((state.student, student), (state.teacher, teacher)):
+    for side, content in ((state.students["student"], student), (state.teacher, teacher)):
         side.params["network"] = _params(side.params["network"], content)
     with Checkpoints(run) as checkpoints:
-        checkpoints.save("best", jax.device_put(state), {"step": STEP}, config)
+        save_best(checkpoints, jax.device_put(state), {"step": STEP}, config, frozenset({"student"}))
     return run
 
 

@@ -18,9 +18,9 @@ from kd_jax.models.outputs import to_classes
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint
 from kd_jax.nnunet.results import find_result
-from kd_jax.objective.joint import build_networks
-from kd_jax.runs.store import default_network, restore_network
-from kd_jax.training.step import init_state
+from kd_jax.objective.joint import build_objective
+from kd_jax.runs.restore import default_network, restore_network
+from kd_jax.training.state import init_state
 from kd_jax.training.teacher import check_teacher, load_teacher, teacher_settings
 from tests.data_pipeline.cases import file_of, write_nifti
 from tests.kd_jax.torch_archive import save, tensor
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 def network(run):
     """The imported network: patches [D, H, W, C] to logits of its finest head."""
     restored = restore_network(run, default_network(run, "best"), "best")
-    apply = jax.jit(lambda image: restored.module.apply({"params": restored.params}, image[None])[0][0][0])
+    apply = jax.jit(lambda image: restored.module.apply({"params": restored.params}, image[None]).logits[0][0])
     return lambda image: np.asarray(apply(jnp.asarray(image)))
 
 
@@ -207,7 +207,7 @@ def test_it_fits_as_the_teacher_of_a_new_run(run):
     given = {"student.modalities": ["flair"], "distillation.weight": 0.1, "distillation.update": "student"}
     config = load_config(run / "config.json", given, [{"teacher": teacher_settings(teacher)}])
     check_teacher(config, teacher, run)
-    drawn = jax.eval_shape(lambda: init_state(build_networks(config, None), config)).teacher.params["network"]
+    drawn = jax.eval_shape(lambda: init_state(build_objective(config, None))).teacher.params["network"]
     assert jax.tree.map(jnp.shape, teacher.params) == jax.tree.map(jnp.shape, drawn)
     with pytest.raises(InputError, match=r"its outputs are regions.*use loss.segmentation = dice_bce"):
         check_teacher(load_config(run / "config.json", {**given, "loss.segmentation": "ce"}), teacher, run)

@@ -15,12 +15,13 @@ import pytest
 
 from data_pipeline.command_line import run_command
 from kd_jax.config.load import load_config
-from kd_jax.objective.joint import build_networks
-from kd_jax.runs.store import restore_network, restore_state
+from kd_jax.objective.joint import build_objective
+from kd_jax.runs.restore import restore_network
 from kd_jax.training import loop as train_module
+from kd_jax.training.checkpoints import restore_state
 from kd_jax.training.journal import read_log
 from kd_jax.training.launch import main
-from kd_jax.training.step import init_state
+from kd_jax.training.state import init_state
 from tests.data_pipeline.cases import write_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ def whole(place, settings):
 
 def _state(run: Path):
     config = load_config(run / "config.json", {})
-    return jax.device_get(restore_state(run, init_state(build_networks(config, None), config))[0])
+    return jax.device_get(restore_state(run, init_state(build_objective(config, None)))[0])
 
 
 def _assert_bitwise(ours: Path, theirs: Path):
@@ -66,7 +67,7 @@ def _assert_bitwise(ours: Path, theirs: Path):
 
 def _assert_close(ours: Path, theirs: Path):
     a, b = _state(ours), _state(theirs)
-    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(b.student.params))
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(b.students["student"].params))
     for side in ("teacher", "student"):
         pairs = zip(*(jax.tree.leaves(getattr(state, side).params) for state in (a, b)), strict=True)
         for x, y in pairs:
@@ -85,7 +86,12 @@ def test_the_run_folder_is_complete(whole, place):
     for network in ("teacher", "student"):
         assert last[f"{network}/loss"] == pytest.approx(last[f"{network}/ce"] + last[f"{network}/dice"])
         assert 0 <= last[f"{network}/pseudo_dice/mean"] <= 1
-    assert {"barlow_twins/on_diagonal", "barlow_twins/off_diagonal", "learning_rate", "seconds"} <= last.keys()
+    assert {
+        "student/barlow_twins/on_diagonal",
+        "student/barlow_twins/off_diagonal",
+        "learning_rate",
+        "seconds",
+    } <= last.keys()
     assert (whole / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert any((whole / "tensorboard").iterdir())
     split = json.loads((whole / "split.json").read_text())
@@ -236,7 +242,7 @@ def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, monkeypa
 
     monkeypatch.setattr(train_module, "shard", shard_and_poison)
     assert run_command(main, ["--run", str(run), *settings]) == 2
-    assert "is no number any more at step 5" in capsys.readouterr().err
+    assert "became NaN or infinite at step 5" in capsys.readouterr().err
     assert int(_state(run).step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_state(run)))
 

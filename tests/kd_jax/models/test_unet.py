@@ -7,10 +7,11 @@ import pytest
 
 from experiments.parity.check import GOLDEN
 from experiments.parity.draws import PLAIN, RESIDUAL, draw_image, draw_labels, draw_state, summarise
-from kd_jax.config.schema import LossConfig, NetworkConfig
+from kd_jax.config.network import NetworkConfig
+from kd_jax.config.schema import LossConfig
 from kd_jax.models.unet import ResidualBlock, UNet
 from kd_jax.nnunet.weights import convert_weights
-from kd_jax.objective.joint import segmentation_loss
+from kd_jax.objective.supervised import segmentation_loss
 from kd_jax.ops.operators import average_pool3d, leaky_relu
 
 
@@ -28,7 +29,7 @@ def test_logits_loss_and_gradients_are_those_of_nnunet(family, topology):
     params = convert_weights(draw_state(json.loads(str(golden["shapes"])), 0), topology.network)
 
     def loss(params, image, labels):
-        logits, _ = UNet(topology.network, 4).apply({"params": params}, image)
+        logits = UNet(topology.network, 4).apply({"params": params}, image).logits
         return segmentation_loss(logits, labels, LossConfig(segmentation="dice_ce"))[0], logits
 
     image, labels = draw_image(topology, 0), draw_labels(topology, 0)
@@ -77,11 +78,13 @@ def test_a_residual_block_starts_as_its_skip():
 def test_nnunet_brats_topology():
     # nnU-Net v2's plan for BraTS: 128³, six stages, five heads. The weights are counted layer by layer.
     features = (32, 64, 128, 256, 320, 320)
-    params, (logits, bottleneck) = _shapes(
-        NetworkConfig(features=features, convs_encoder=2, convs_decoder=2), (128, 128, 128)
-    )
-    assert [level.shape for level in logits] == [(2, s, s, s, 4) for s in (128, 64, 32, 16, 8)]
-    assert bottleneck.shape == (2, 4, 4, 4, 320)
+    params, output = _shapes(NetworkConfig(features=features, convs_encoder=2, convs_decoder=2), (128, 128, 128))
+    sizes = 128, 64, 32, 16, 8, 4
+    assert [level.shape for level in output.logits] == [(2, s, s, s, 4) for s in sizes[:-1]]
+    stages = [(2, s, s, s, f) for s, f in zip(sizes, features, strict=True)]
+    assert [stage.shape for stage in output.encoder] == stages
+    assert [stage.shape for stage in output.decoder] == stages[:-1]
+    assert output.bottleneck.shape == (2, 4, 4, 4, 320)
     block = lambda c, o: 27 * c * o + 3 * o  # noqa: E731  kernel, bias, norm scale, norm bias
     expected, channels = 0, 4
     for f in features:
@@ -102,11 +105,15 @@ def test_nnunet_brats_topology():
 )
 def test_anisotropic_shapes(patch, strides, kernels, expected):
     config = NetworkConfig(features=(2, 3, 5), strides=strides, kernels=kernels)
-    _, (logits, bottleneck) = _shapes(config, patch)
-    assert bottleneck.shape == (2, *expected, 5)
+    _, output = _shapes(config, patch)
+    logits = output.logits
+    assert output.bottleneck.shape == (2, *expected, 5)
     assert logits[0].shape == (2, *patch, 4)
     second = tuple(p // s for p, s in zip(patch, config.stage_strides[1], strict=True))
     assert logits[1].shape == (2, *second, 4)
+    module = UNet(config, 4)
+    assert module.level_strides == ((1, 1, 1), config.stage_strides[1])
+    assert tuple(p // s for p, s in zip(patch, module.total_stride, strict=True)) == expected
 
 
 @pytest.mark.parametrize(("encoder", "blocks"), [("plain", 3), ("residual", 4)])
@@ -142,7 +149,8 @@ def test_layout_and_rematerialisation_do_not_change_parameters_and_numbers(famil
         assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
 
         def loss(variables):
-            logits, bottleneck = module.apply(variables, x)
+            output = module.apply(variables, x)
+            logits, bottleneck = output.logits, output.bottleneck
             waves = [jnp.sin((i + 1) * level).sum() for i, level in enumerate(logits)]
             return sum(waves) + jnp.cos(bottleneck).sum(), (logits, bottleneck)
 
@@ -160,7 +168,7 @@ def test_norms_are_recomputed_and_convolutions_kept():
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
 
     def convolutions(remat):
-        loss = lambda v: module.clone(remat=remat).apply(v, x)[0][0].sum()  # noqa: E731
+        loss = lambda v: module.clone(remat=remat).apply(v, x).logits[0].sum()  # noqa: E731
         lowered = jax.jit(jax.grad(loss)).trace(variables).lower(lowering_platforms=("tpu",))
         return lowered.as_text().count("stablehlo.convolution")
 
@@ -175,7 +183,8 @@ def test_low_precision_is_that_of_activations_alone():
     exact = jax.jit(plain.apply)(variables, x)[0][0]
     for options in ({}, {"remat": "norms", "fold": 4}):
         low = UNet(config, 4, jnp.bfloat16, **options)
-        logits, bottleneck = jax.jit(low.apply)(variables, x)
+        output = jax.jit(low.apply)(variables, x)
+        logits, bottleneck = output.logits, output.bottleneck
         assert logits[0].dtype == jnp.float32 and bottleneck.dtype == jnp.bfloat16
         assert np.abs(logits[0] - exact).max() < 0.05 * np.abs(exact).max()
 
@@ -195,6 +204,6 @@ def test_a_bias_before_the_norm_does_not_reach_the_output():
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
     module = UNet(config, 4)
     params = jax.jit(module.init)(jax.random.key(1), x)["params"]
-    apply = jax.jit(lambda p: module.apply({"params": p}, x)[0][0])
+    apply = jax.jit(lambda p: module.apply({"params": p}, x).logits[0])
     moved = {**params, "encoder_0_0": {**params["encoder_0_0"], "bias": jnp.full(4, 0.7)}}
     np.testing.assert_allclose(apply(params), apply(moved), atol=2e-5)

@@ -1,6 +1,6 @@
 import pytest
 
-from kd_jax.config.schema import NetworkConfig
+from kd_jax.config.network import NetworkConfig
 from kd_jax.planning.topology import feature_map_size, pool
 
 

@@ -5,17 +5,12 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from kd_jax.objective.joint import build_networks
-from kd_jax.runs.store import (
-    Checkpoints,
-    default_network,
-    has_checkpoint,
-    restore_network,
-    restore_state,
-    save_teacher,
-)
+from kd_jax.objective.joint import build_objective
+from kd_jax.runs.restore import default_network, restore_network
+from kd_jax.runs.store import Checkpoints, has_checkpoint, save_teacher
+from kd_jax.training.checkpoints import restore_state, save_best, save_latest
 from kd_jax.training.devices import replicate
-from kd_jax.training.step import init_state
+from kd_jax.training.state import init_state
 from tests.kd_jax.tiny import tiny_config
 
 
@@ -26,7 +21,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def state(config):
-    return init_state(build_networks(config, None), config)
+    return init_state(build_objective(config, None))
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +29,8 @@ def run(tmp_path_factory, config, state):
     run = tmp_path_factory.mktemp("run")
     with Checkpoints(run) as checkpoints:
         for step in (3, 5):
-            checkpoints.save("latest", replicate(state), {"step": step, "note": [1.5, None]}, config)
-        checkpoints.save("best", replicate(state), {"step": 3}, config)
+            save_latest(checkpoints, replicate(state), {"step": step, "note": [1.5, None]}, config)
+        save_best(checkpoints, replicate(state), {"step": 3}, config, frozenset({"student", "teacher"}))
     return run
 
 
@@ -54,16 +49,16 @@ def test_the_whole_state_comes_back_with_its_position(run, config, state):
 def test_only_the_newest_of_a_kind_is_kept_and_items_are_separate(run):
     assert [p.name for p in (run / "checkpoints" / "latest").iterdir()] == ["5"]
     items = {p.name for p in (run / "checkpoints" / "latest" / "5").iterdir() if p.is_dir()}
-    assert items == {"student", "teacher", "projectors", "optimiser", "position", "config"}
+    assert items == {"student", "teacher", "terms", "optimiser", "position", "config"}
 
 
 def test_the_student_is_restored_without_the_teacher(run, config, state, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    for item in ("teacher", "optimiser", "projectors"):
+    for item in ("teacher", "optimiser", "terms"):
         shutil.rmtree(copy / "checkpoints" / "best" / "3" / item)
     restored = restore_network(copy, "student", "best")
-    _assert_equal(restored.params, state.student.params["network"])
+    _assert_equal(restored.params, state.students["student"].params["network"])
     assert restored.config == config and restored.step == 3
     assert restored.modalities == ("t1ce", "flair")
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(restored.params))
@@ -139,4 +134,4 @@ def test_a_damaged_checkpoint_is_named(tmp_path, run, state):
 def test_a_checkpoint_of_another_configuration_is_refused(run):
     other = tiny_config()
     with pytest.raises(InputError, match="made with another configuration"):
-        restore_state(run, init_state(build_networks(other, None), other))
+        restore_state(run, init_state(build_objective(other, None)))

@@ -7,13 +7,10 @@ from tensorboardX.proto.event_pb2 import Event
 from kd_jax.training.journal import Journal, draw_progress, read_log
 from kd_jax.training.progress import Progress
 
-COUNTS = np.array(
-    [
-        [[8, 1, 3], [2, 2, 0], [0, 0, 0]],  # teacher: WT 16/20, TC 4/6, ET in neither
-        [[5, 5, 5], [0, 1, 0], [0, 0, 0]],  # student: WT 10/20, TC 0
-    ],
-    float,
-)
+COUNTS = {
+    "teacher": np.array([[8, 1, 3], [2, 2, 0], [0, 0, 0]], float),  # WT 16/20, TC 4/6, ET in neither
+    "student": np.array([[5, 5, 5], [0, 1, 0], [0, 0, 0]], float),  # WT 10/20, TC 0
+}
 
 
 def test_an_epochs_record_by_hand():
@@ -28,23 +25,32 @@ def test_an_epochs_record_by_hand():
     assert record["teacher/pseudo_dice/ET"] is None
     assert record["teacher/pseudo_dice/mean"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert record["student/pseudo_dice/mean"] == pytest.approx(0.25)
-    assert improved and progress.best == pytest.approx(0.25) and progress.epoch == 1
+    assert improved == {"teacher", "student"} and progress.epoch == 1
+    assert progress.best == pytest.approx({"teacher": (0.8 + 2 / 3) / 2, "student": 0.25})
 
 
-def test_the_best_is_decided_by_the_students_moving_average():
+def test_the_best_epoch_of_a_network_is_that_of_its_own_moving_average():
     progress = Progress()
     scores, improvements = [], []
     for student in (0.5, 0.9, 0.0):
-        counts = np.zeros((2, 3, 3))
-        counts[:, :, 0] = [[1], [student]]
-        counts[1, :, 1] = 2 * (1 - student)
+        counts = {"teacher": np.zeros((3, 3)), "student": np.zeros((3, 3))}
+        counts["teacher"][:, 0], counts["student"][:, 0] = 1, student
+        counts["student"][:, 1] = 2 * (1 - student)
         progress.absorb({"student/loss": 1.0})
         record, improved = progress.end_epoch(counts)
         scores.append(record["student/pseudo_dice/ema"])
-        improvements.append(improved)
+        improvements.append(sorted(improved))
     assert scores == pytest.approx([0.5, 0.9 * 0.5 + 0.1 * 0.9, 0.9 * 0.54])
-    assert improvements == [True, True, False]
-    assert progress.best == pytest.approx(0.54)
+    assert improvements == [["student", "teacher"], ["student"], []]
+    assert progress.best == pytest.approx({"teacher": 1.0, "student": 0.54})
+
+
+def test_the_position_of_an_older_run_is_understood():
+    old = Progress().to_position() | {"best": 0.4, "sums": {"barlow_twins/loss": 1.0, "student/loss": 2.0}}
+    progress = Progress.from_position(old)
+    assert progress.best == {"student": 0.4}
+    assert progress.sums == {"student/barlow_twins/loss": 1.0, "student/loss": 2.0}
+    assert Progress.from_position(old | {"best": None}).best == {}
 
 
 def test_progress_survives_its_position():

@@ -69,7 +69,7 @@ def _assert_close(ours: Path, theirs: Path):
     a, b = _state(ours), _state(theirs)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(b.students["student"].params))
     for side in ("teacher", "student"):
-        pairs = zip(*(jax.tree.leaves(getattr(state, side).params) for state in (a, b)), strict=True)
+        pairs = zip(*(jax.tree.leaves(state.networks[side].params) for state in (a, b)), strict=True)
         for x, y in pairs:
             np.testing.assert_allclose(x, y, atol=2e-5 * scale)
 

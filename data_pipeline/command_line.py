@@ -1,4 +1,4 @@
-"""What commands share: how errors end them, and the options that say what a data set is."""
+"""What commands share: how errors end them, and the options that describe a data set."""
 
 import argparse
 import errno

@@ -13,8 +13,7 @@ from pathlib import Path
 from data_pipeline.errors import InputError
 from data_pipeline.owner import is_dead, this_process
 
-# Names of earlier versions have no owner.
-_TEMPORARY = re.compile(r"\..+?\.(?:(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}|[0-9a-f]{32})\.tmp")
+_TEMPORARY = re.compile(r"\..+?\.(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}\.tmp")
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -23,18 +22,17 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def remove_abandoned(folder: Path, older_than: float) -> None:
-    """Remove what a killed process left of `folder_atomically` in `folder`.
+    """Remove the unfinished folders that killed processes left in `folder`.
 
-    At once where the process is known to be dead; what other hosts or unknown processes left, when it
-    has not been touched for `older_than` seconds.
+    Folders of processes that are known to be dead go at once. Whether a process on another host still runs cannot be
+    known: its folders go when they have not been touched for `older_than` seconds.
     """
     for left in folder.glob(".*.tmp"):
         name = _TEMPORARY.fullmatch(left.name)
         if name is None:
             continue
         with suppress(OSError):  # another process may be removing it too
-            dead = name["owner"] is not None and is_dead(name["owner"])
-            if dead or time.time() - left.stat().st_mtime > older_than:
+            if is_dead(name["owner"]) or time.time() - left.stat().st_mtime > older_than:
                 shutil.rmtree(left)
 
 

@@ -5,14 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.cache.entry import PreparedCase
-from data_pipeline.cache.fill import prepare_cases
-from data_pipeline.cache.key import PreprocessingSettings
 from data_pipeline.cache.place import cache_home, prepared_folder
-from data_pipeline.cache.survey import in_words, survey_cases
 from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
-from data_pipeline.layouts.find import describe, find_cases
-from data_pipeline.preprocessing.resample import as_spacing
 
 _EXAMPLES = """
 examples:
@@ -21,8 +15,8 @@ examples:
   python -m kd_jax.train --config experiments/configs/paper.toml --data.root /data/BraTS2021 \\
     --data.cache /scratch/kd_jax
 Give training the same folders, cache, spacing, label map and --ignore-affine, and it finds every case prepared.
-A run that was stopped, in whatever way, continues where it was: give the same command again.
-exit status: 0, or 2 for what has to be repaired first
+A run that was stopped, in whatever way, continues when you give the same command again.
+exit status: 0, or 2 if something has to be repaired first
 """
 
 
@@ -35,42 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _prepare(options: argparse.Namespace) -> int:
-    spacing = as_spacing(options.spacing)
-    cases = find_cases(options.data, options.label_map, options.layout)
-    print("\n".join(describe(cases, options.data)), file=sys.stderr)
-    cache = prepared_folder(options.cache)
-    if options.dry_run:
-        settings = PreprocessingSettings(spacing, options.ignore_affine)
-        survey = survey_cases(cases, settings, cache, workers=options.workers, progress=True, verify=options.verify)
-        print("\n".join(survey.lines()))
-        survey.require_space()
-        return 0
-    prepared = prepare_cases(
-        cases,
-        spacing,
-        cache,
-        workers=min(options.workers, len(cases)),
-        skip_bad=options.skip_bad,
-        skip_option="--skip-bad",
-        ignore_affine=options.ignore_affine,
-        remove_outdated=options.remove_outdated,
-        verify=options.verify,
-    )
-    print(_summary(prepared, cache))
-    return 0
-
-
-def _summary(prepared: Sequence[PreparedCase], cache: Path) -> str:
-    size = sum(file.stat().st_size for case in prepared for file in case.folder.iterdir())
-    return f"{len(prepared)} cases in {cache}, {in_words(size)}"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_pipeline.prepare",
-        description="Crop, normalise and resample every case once, into the cache that training reads: what training "
-        "does before it starts, for a machine without a GPU.",
+        description="Crop, normalise and resample every case once, into the cache that training reads. Training does "
+        "this before it starts; this command does it on a machine without a GPU.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -95,10 +58,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="read the cases that are prepared already, and prepare those anew that were damaged on the disk",
+        help="read the cases that are prepared already, and prepare again those that were damaged on the disk",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
     return parser
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    # Imported when work begins: --help does not wait for SciPy and nibabel.
+    from data_pipeline.cache.fill import prepare_cases
+    from data_pipeline.cache.key import PreprocessingSettings
+    from data_pipeline.cache.survey import in_words, survey_cases
+    from data_pipeline.layouts.find import describe, find_cases
+    from data_pipeline.preprocessing.resample import as_spacing
+
+    spacing = as_spacing(options.spacing)
+    cases = find_cases(options.data, options.label_map, options.layout)
+    print("\n".join(describe(cases, options.data)), file=sys.stderr)
+    cache = prepared_folder(options.cache)
+    if options.dry_run:
+        settings = PreprocessingSettings(spacing, options.ignore_affine)
+        survey = survey_cases(cases, settings, cache, workers=options.workers, progress=True, verify=options.verify)
+        print("\n".join(survey.lines()))
+        survey.require_space()
+        return 0
+    prepared = prepare_cases(
+        cases,
+        spacing,
+        cache,
+        workers=min(options.workers, len(cases)),
+        skip_bad=options.skip_bad,
+        skip_option="--skip-bad",
+        ignore_affine=options.ignore_affine,
+        remove_outdated=options.remove_outdated,
+        verify=options.verify,
+    )
+    size = sum(file.stat().st_size for case in prepared for file in case.folder.iterdir())
+    print(f"{len(prepared)} cases in {cache}, {in_words(size)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class CheckedCase:
     """One checked case.
 
     Attributes:
-      case: where it came from.
+      source: its files.
       findings: all of them, the worst first.
       shape: canonical; None if no image could be read.
       spacing: mm.
@@ -34,7 +34,7 @@ class CheckedCase:
       thumbnail: PNG of the slice with the most tumour, or of the middle; empty if no image could be read.
     """
 
-    case: Case
+    source: Case
     findings: tuple[Finding, ...]
     shape: Shape3 | None
     spacing: Spacing | None
@@ -51,12 +51,12 @@ class CheckedCase:
     def as_json(self) -> dict[str, Any]:
         """For check.json."""
         return {
-            "id": self.case.id,
-            "patient": self.case.patient,
-            "layout": self.case.layout,
-            "convention": self.case.convention.name,
-            "files": {**{m: str(path) for m, path in self.case.images.items()}, **_label_file(self.case)},
-            "channels": dict(self.case.channels),
+            "id": self.source.id,
+            "patient": self.source.patient,
+            "layout": self.source.layout,
+            "convention": self.source.convention.name,
+            "files": {**{m: str(path) for m, path in self.source.images.items()}, **_label_file(self.source)},
+            "channels": dict(self.source.channels),
             "shape": self.shape,
             "spacing_mm": self.spacing,
             "volumes_ml": {name: round(volume, 3) for name, volume in self.volumes_ml.items()},

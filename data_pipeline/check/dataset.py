@@ -16,40 +16,38 @@ VERSION = 1
 """Of check.json; it changes when a field changes its meaning."""
 
 
-def check_dataset(reports: Sequence[CheckedCase]) -> list[Finding]:
+def check_dataset(cases: Sequence[CheckedCase]) -> list[Finding]:
     """What shows only in several cases together: the same image in two of them."""
-    return find_copies(
-        (report.case.id, {m: (report.shape, mark) for m, mark in report.marks.items()}) for report in reports
-    )
+    return find_copies((case.source.id, {m: (case.shape, mark) for m, mark in case.marks.items()}) for case in cases)
 
 
-def count_findings(reports: Sequence[CheckedCase], findings: Sequence[Finding]) -> dict[Severity, int]:
+def count_findings(cases: Sequence[CheckedCase], findings: Sequence[Finding]) -> dict[Severity, int]:
     """How many findings there are of each severity, those of the data set among them."""
-    counts = Counter(f.severity for f in (*findings, *(f for report in reports for f in report.findings)))
+    counts = Counter(f.severity for f in (*findings, *(f for case in cases for f in case.findings)))
     return {severity: counts[severity] for severity in SEVERITIES}
 
 
-def summary_lines(reports: Sequence[CheckedCase], findings: Sequence[Finding]) -> list[str]:
+def summary_lines(cases: Sequence[CheckedCase], findings: Sequence[Finding]) -> list[str]:
     """A table of the data set: cases, findings, modalities, labels, grids and volumes."""
-    counts = count_findings(reports, findings)
-    bad = sum(report.worst == "error" for report in reports)
-    patients = len({report.case.patient for report in reports})
-    held = Counter(m for report in reports for m in report.case.images)
+    counts = count_findings(cases, findings)
+    bad = sum(case.worst == "error" for case in cases)
+    patients = len({case.source.patient for case in cases})
+    held = Counter(m for case in cases for m in case.source.images)
     rows = [
-        ("cases", f"{len(reports)} of {patients} patients, {len(reports) - bad} usable"),
+        ("cases", f"{len(cases)} of {patients} patients, {len(cases) - bad} usable"),
         ("findings", ", ".join(f"{severity}s: {count}" for severity, count in counts.items())),
         ("modalities", ", ".join(f"{m} in {held[m]}" for m in MODALITIES)),
-        ("labels", f"in {sum(report.case.label is not None for report in reports)}"),
-        ("spacing", _most_common(" x ".join(f"{s:.3g}" for s in r.spacing) + " mm" for r in reports if r.spacing)),
-        ("shape", _most_common(" x ".join(map(str, r.shape)) for r in reports if r.shape)),
-        *((name, _volume_line(volumes)) for name, volumes in _volumes(reports).items()),
+        ("labels", f"in {sum(case.source.label is not None for case in cases)}"),
+        ("spacing", _most_common(" x ".join(f"{s:.3g}" for s in r.spacing) + " mm" for r in cases if r.spacing)),
+        ("shape", _most_common(" x ".join(map(str, r.shape)) for r in cases if r.shape)),
+        *((name, _volume_line(volumes)) for name, volumes in _volumes(cases).items()),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
 def as_json(
-    roots: Sequence[Path], decisions: Sequence[str], reports: Sequence[CheckedCase], findings: Sequence[Finding]
+    roots: Sequence[Path], decisions: Sequence[str], cases: Sequence[CheckedCase], findings: Sequence[Finding]
 ) -> dict[str, Any]:
     """The content of check.json.
 
@@ -64,16 +62,16 @@ def as_json(
         "version": VERSION,
         "data": [str(root) for root in roots],
         "layouts": list(decisions),
-        "counts": count_findings(reports, findings),
+        "counts": count_findings(cases, findings),
         "findings": [finding.as_json() for finding in findings],
-        "cases": [report.as_json() for report in reports],
+        "cases": [case.as_json() for case in cases],
     }
 
 
-def _volumes(reports: Sequence[CheckedCase]) -> dict[str, list[float]]:
+def _volumes(cases: Sequence[CheckedCase]) -> dict[str, list[float]]:
     volumes: dict[str, list[float]] = defaultdict(list)
-    for report in reports:
-        for name, volume in report.volumes_ml.items():
+    for case in cases:
+        for name, volume in case.volumes_ml.items():
             volumes[name].append(volume)
     return volumes
 

@@ -65,17 +65,17 @@ def _environment() -> Environment:
 
 
 def _rank(case: CheckedCase) -> tuple[int, str]:
-    return SEVERITIES.index(case.worst) if case.worst else len(SEVERITIES), case.case.id
+    return SEVERITIES.index(case.worst) if case.worst else len(SEVERITIES), case.source.id
 
 
 def _facts(case: CheckedCase) -> Iterator[str]:
-    yield ", ".join(case.case.images) or "no images"
+    yield ", ".join(case.source.images) or "no images"
     if case.shape is None or case.spacing is None:
         yield "unreadable"
     else:
         yield f"{' x '.join(map(str, case.shape))} voxels, {' x '.join(f'{s:.3g}' for s in case.spacing)} mm"
     yield ", ".join(f"{name} {volume:.1f} ml" for name, volume in case.volumes_ml.items()) or "no label"
-    yield f"{case.case.layout}, {case.case.convention.name}"
+    yield f"{case.source.layout}, {case.source.convention.name}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ EACH_REGION: Groups = tuple(REGION_CLASSES.values())
 
 @runtime_checkable
 class PatchSource(Protocol):
-    """What the loader needs of a prepared case (`data_pipeline.cache.PreparedCase` is one).
+    """What the loader needs of a prepared case (`data_pipeline.cache.entry.PreparedCase` is one).
 
     Worker processes get their copy by pickle, so volumes are opened when asked for and never kept.
     """

@@ -4,7 +4,3 @@
 
 A phantom trains and tests the software without a download. Scores on phantoms say nothing about patients.
 """
-
-from data_pipeline.phantom.write import RECIPE, make_phantoms, phantom_folder
-
-__all__ = ["RECIPE", "make_phantoms", "phantom_folder"]

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 from data_pipeline.command_line import run_command
-from data_pipeline.phantom.audit import audit_folder, format_audit
-from data_pipeline.phantom.write import finished_cases, make_phantoms
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status, 2 for a problem of the user's."""
+    return run_command(lambda given: _make_or_audit(_parser().parse_args(given)), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,12 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 for a problem of the user's."""
-    return run_command(lambda given: _make_or_audit(_parser().parse_args(given)), arguments)
-
-
 def _make_or_audit(options: argparse.Namespace) -> int:
+    # Imported when work begins: --help does not wait for SciPy and nibabel.
+    from data_pipeline.phantom.audit import audit_folder, format_audit
+    from data_pipeline.phantom.data_set import finished_cases, make_phantoms
+
     if options.audit:
         print(format_audit(audit_folder(options.out)))
     else:

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, Modality
 from data_pipeline.errors import InputError
-from data_pipeline.phantom.write import finished_cases
+from data_pipeline.phantom.data_set import finished_cases
 
 _SAMPLES = 20_000
 """Voxels drawn per class: the SD of an area under the curve is then below .004."""

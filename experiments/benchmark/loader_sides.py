@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cache import PreparedCase, prepare_cases
+from data_pipeline.cache.entry import PreparedCase
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches.augment import Augmentation
 from data_pipeline.patches.loader import LoaderSettings, batches_on_demand, training_batches

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_pipeline.cache import prepare_cases
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.case import Case
 from data_pipeline.check.checked_case import check_case
 from data_pipeline.layouts.find import find_cases

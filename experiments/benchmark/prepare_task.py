@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
-from data_pipeline.phantom.write import case_name, make_phantoms
+from data_pipeline.phantom.data_set import case_name, make_phantoms
 from experiments.benchmark.metrics_cases import make_pair
 
 ONE_THREAD: Mapping[str, str] = MappingProxyType(

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_pipeline.cache import PreparedCase, prepare_cases
+from data_pipeline.cache.entry import PreparedCase
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches.loader import Batches, LoaderSettings, training_batches
-from data_pipeline.phantom.write import case_name
+from data_pipeline.phantom.data_set import case_name
 from experiments.benchmark.prepare_task import write_noise
 
 DIFFERENT = 3

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import jax
 
-from data_pipeline.cache import PreparedCase, cache_home, prepare_cases, prepared_folder
+from data_pipeline.cache.entry import PreparedCase
+from data_pipeline.cache.fill import prepare_cases
+from data_pipeline.cache.place import cache_home, prepared_folder
 from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.patches.loader import LoaderSettings
 from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION
-from data_pipeline.phantom import phantom_folder
+from data_pipeline.phantom.data_set import phantom_folder
 from data_pipeline.workers import available_cores
 from kd_jax.config.schema import Config, DataConfig
 from kd_jax.runs.folds import Fold, read_folds

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.phantom import anatomy, write
+from data_pipeline.phantom import anatomy, data_set
 
 
 @pytest.fixture
@@ -18,4 +18,4 @@ def head() -> anatomy.Anatomy:
 @pytest.fixture
 def quick(head, monkeypatch):
     """Skip the seconds of reading the template."""
-    monkeypatch.setattr(write, "load_anatomy", lambda: head)
+    monkeypatch.setattr(data_set, "load_anatomy", lambda: head)

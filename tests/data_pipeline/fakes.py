@@ -12,7 +12,7 @@ from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Shape3
 
 @dataclass(frozen=True)
 class FakeCase:
-    """Stands in for `data_pipeline.cache.PreparedCase`: the same methods, three .npy files."""
+    """Stands in for `data_pipeline.cache.entry.PreparedCase`: the same methods, three .npy files."""
 
     id: str
     folder: Path

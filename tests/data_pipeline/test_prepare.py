@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_pipeline.cache import prepare_cases, prepared_folder
+from data_pipeline.cache.fill import prepare_cases
+from data_pipeline.cache.place import prepared_folder
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.prepare import main
 from tests.data_pipeline.cases import rewrite, write_case
@@ -118,6 +119,6 @@ def test_interrupted(data, cache, capsys, monkeypatch):
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data_pipeline.prepare.prepare_cases", interrupt)
+    monkeypatch.setattr("data_pipeline.cache.fill.prepare_cases", interrupt)
     assert main([str(data), "--cache", str(cache)]) == 130
     assert "same command again" in capsys.readouterr().err

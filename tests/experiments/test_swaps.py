@@ -1,6 +1,6 @@
 import numpy as np
 
-from data_pipeline.phantom.write import make_phantoms
+from data_pipeline.phantom.data_set import make_phantoms
 from experiments import swaps
 from tests.data_pipeline.cases import write_case
 

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline.cache import prepare_cases
 from data_pipeline.cache.estimate import BRAIN_BOX, prepared_bytes
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.cache.key import PreprocessingSettings
 from data_pipeline.cache.survey import Survey, survey_cases
 from data_pipeline.case import Case

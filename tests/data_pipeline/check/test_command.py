@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import files
-from data_pipeline.check.command import main
+from data_pipeline.check.__main__ import main
 from tests.data_pipeline.cases import file_of, rewrite, write_case
 
 
@@ -130,7 +130,7 @@ def test_the_page_is_self_contained_and_worst_first(data, tmp_path, capsys):
 
 def test_processes_give_the_same_report(data, tmp_path, capsys):
     _, _, alone = checked(data, tmp_path, capsys)
-    code = "import sys; from data_pipeline.check.command import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from data_pipeline.check.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(data), "-o", str(tmp_path / "two"), "--workers", "2", "--no-html"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert json.loads((tmp_path / "two" / "check.json").read_text()) == alone

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipeline.check.command import main
+from data_pipeline.check.__main__ import main
 from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.layouts.unused import unused_files
 from tests.data_pipeline.cases import write_case

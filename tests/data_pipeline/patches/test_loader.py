@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.cache import prepare_cases
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.phantom import audit, confounders, make, properties, write
+from data_pipeline.phantom import audit, confounders, data_set, make, properties
 from data_pipeline.phantom import deformation as deform
 from data_pipeline.phantom.grid import box_grid
 from tests.data_pipeline.phantoms import digests
@@ -23,13 +23,13 @@ CASES = 20
 def folder(head, tmp_path_factory):
     """Twenty phantoms at 2 mm, made by two spawned processes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "load_anatomy", lambda: head)
-        return write.make_phantoms(tmp_path_factory.mktemp("phantoms"), CASES, 0, workers=2, progress=False)
+        patch.setattr(data_set, "load_anatomy", lambda: head)
+        return data_set.make_phantoms(tmp_path_factory.mktemp("phantoms"), CASES, 0, workers=2, progress=False)
 
 
 @pytest.fixture(scope="module")
 def label_maps(folder):
-    return [np.asarray(nib.load(folder / n / f"{n}_seg.nii.gz").dataobj) for n in write.finished_cases(folder)]
+    return [np.asarray(nib.load(folder / n / f"{n}_seg.nii.gz").dataobj) for n in data_set.finished_cases(folder)]
 
 
 # ---------------------------------------------------------------- anatomy
@@ -122,7 +122,7 @@ def test_a_fifth_to_a_quarter_of_the_cases_hardly_enhance(label_maps):
 
 
 def test_files_are_skull_stripped_int16_on_the_brats_field_of_view(folder):
-    for name in write.finished_cases(folder)[:4]:
+    for name in data_set.finished_cases(folder)[:4]:
         images = {m: nib.load(folder / name / f"{name}_{m}.nii.gz") for m in MODALITIES}
         voxels = {m: np.asarray(i.dataobj) for m, i in images.items()}
         brain = voxels["t1"] > 0
@@ -141,7 +141,7 @@ def test_files_are_skull_stripped_int16_on_the_brats_field_of_view(folder):
 
 def test_the_reader_finds_complete_cases(folder):
     cases = find_cases(folder)
-    assert [c.id for c in cases] == [write.case_name(i) for i in range(CASES)]
+    assert [c.id for c in cases] == [data_set.case_name(i) for i in range(CASES)]
     assert all(set(c.images) == set(MODALITIES) and c.label is not None for c in cases)
     assert cases[0].convention == CONVENTIONS["brats2018"]
 
@@ -156,14 +156,14 @@ def test_a_case_is_the_same_head_and_tumour_at_every_spacing(head, label_maps):
 
 
 def test_bytes_are_the_same_in_one_process_and_in_two(folder, quick, tmp_path):
-    write.make_phantoms(tmp_path, 2, 0, workers=1, progress=False)
+    data_set.make_phantoms(tmp_path, 2, 0, workers=1, progress=False)
     alone, shared = digests(tmp_path), digests(folder)
     assert len(alone) == 10
     assert alone == {name: shared[name] for name in alone}
 
 
 def test_gzip_header_holds_no_time_and_no_name(folder):
-    for file in (folder / write.case_name(0)).iterdir():
+    for file in (folder / data_set.case_name(0)).iterdir():
         header = file.read_bytes()[:10]
         assert header[:3] == b"\x1f\x8b\x08" and header[3] == 0 and header[4:8] == bytes(4)
         gzip.decompress(file.read_bytes())

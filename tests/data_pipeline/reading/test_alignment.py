@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.phantom.write import make_phantoms
+from data_pipeline.phantom.data_set import make_phantoms
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.scan import inspect_case

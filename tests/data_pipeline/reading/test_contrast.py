@@ -5,7 +5,7 @@ import pytest
 
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.phantom.write import make_phantoms
+from data_pipeline.phantom.data_set import make_phantoms
 from data_pipeline.reading.checks import SMALLEST_BRAIN
 from data_pipeline.reading.contrast import check_contrast
 from data_pipeline.reading.scan import inspect_case, read_scan

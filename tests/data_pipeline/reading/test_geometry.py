@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
-from data_pipeline.cache import prepare_cases
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.layouts.find import find_cases

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.cache import prepare_cases
+from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.layouts.find import find_cases
 from experiments.benchmark import prepare

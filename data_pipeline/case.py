@@ -1,4 +1,4 @@
-"""One case on disk: which file is which modality, and what its label values mean."""
+"""One case on disk: the file of each modality, the label file, and the meaning of its values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Case:
       patient: groups the time points of one patient; splits are made over patients.
       images: the modalities whose file exists.
       label: the label file, where there is one.
-      convention: what the values of the label file mean, and what predictions are written in.
-      layout: the layout that the names follow, for display.
-      channels: which volume of a 4-D file a modality is; empty where every modality has a file of its own.
+      convention: meaning of the label values; predictions are written in the same values.
+      layout: the layout that the names follow; for display.
+      channels: index of each modality's volume in a 4-D file; empty where every modality has its own file.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Case:
     channels: Mapping[Modality, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cases travel to worker processes; read-only mappings do not pickle, so they are rebuilt there."""
+        """Cases travel to worker processes; read-only mappings do not pickle, so they are rebuilt on arrival."""
         c = self.convention
         parts = (c.name, dict(c.to_class), dict(c.from_class))
         return _rebuild, (self.id, self.patient, dict(self.images), self.label, parts, self.layout, dict(self.channels))

@@ -1,6 +1,7 @@
-"""The field's vocabulary: modalities, label conventions and evaluation regions.
+"""The field's vocabulary: modalities, label conventions, evaluation regions, and the types of shapes.
 
-Channel order and class order exist here and nowhere else; everything else goes by name.
+The order of channels and classes is written here and nowhere else; all other code goes by name, so that no file can
+disagree with another about what channel 2 is.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ CLASSES: tuple[str, ...] = ("background", "NCR", "ED", "ET")
 """Internal classes, by index: necrotic and non-enhancing core, oedema, enhancing tumour."""
 
 CAVITY = 4
-"""Resection cavity: an internal class of label files only. No region contains it, and networks see background there."""
+"""Resection cavity: an internal class that only label files have. No region contains it; networks see background."""
 
 LABEL_NAMES: tuple[str, ...] = (*CLASSES, "cavity")
 """Names of all internal classes of label files, by index."""
@@ -47,10 +48,10 @@ OUTSIDE_BRAIN = 255
 
 @dataclass(frozen=True)
 class LabelConvention:
-    """What the values of a label file mean.
+    """The meaning of the values in a label file.
 
     Attributes:
-      name: short name, printed with every decision.
+      name: short name, shown wherever the convention decides something.
       to_class: file value -> internal class, background included.
       from_class: internal class -> file value written by `predict`.
     """
@@ -60,7 +61,7 @@ class LabelConvention:
     from_class: Mapping[int, int]
 
     def decode(self, values: Integer[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-        """File values to internal classes; every value must be in `to_class` (checked by the reader)."""
+        """File values to internal classes; every value must be in `to_class`, which the reader checks."""
         table = np.zeros(max(self.to_class) + 1, np.uint8)
         for value, index in self.to_class.items():
             table[value] = index
@@ -72,12 +73,12 @@ class LabelConvention:
 
     @property
     def meaning(self) -> str:
-        """What every value but the background means, "1 NCR, 2 ED, 4 ET"."""
+        """The classes by value, without the background: "1 NCR, 2 ED, 4 ET"."""
         return ", ".join(f"{value} {LABEL_NAMES[index]}" for value, index in sorted(self.to_class.items()) if value)
 
 
 def convention(name: str, to_class: Mapping[int, int], from_class: Mapping[int, int] | None = None) -> LabelConvention:
-    """A read-only convention; without `from_class` the smallest value of a class is the one that is written."""
+    """A read-only convention. Without `from_class`, the smallest value of a class is written for it."""
     if from_class is None:
         from_class = {index: value for value, index in sorted(to_class.items(), reverse=True)}
     return LabelConvention(name, MappingProxyType(dict(to_class)), MappingProxyType(dict(from_class)))
@@ -101,7 +102,7 @@ CONVENTIONS: Mapping[str, LabelConvention] = MappingProxyType(
 
 
 def without_cavity(classes: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Classes as networks know them: the resection cavity is background."""
+    """Classes as networks know them, with background for the resection cavity."""
     return np.where(classes == CAVITY, np.uint8(0), classes)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """A file or setting of the user's that cannot be used.
 
-    The message is for a person, one line, or one and a list: which file or setting, what was found, what was
+    The message is for a person, in one line or in one line and a list: which file or setting, what was found, what was
     expected, what to do next. Commands print it without a traceback and exit with status 2.
     """
 
@@ -18,7 +18,10 @@ def one_line(message: object) -> str:
 
 
 class FileError(InputError):
-    """A file that cannot be used: which, what was found, what to do next, and the command that does it if known."""
+    """A file that cannot be used.
+
+    The parts of the message are attributes, so that a check can list them in its own form.
+    """
 
     def __init__(self, file: Path, found: str, remedy: str, command: str | None = None) -> None:
         super().__init__(f"{file}: {found}; {remedy}")

@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all."""
+"""Files and folders that appear complete or not at all, whenever the process or the machine stops."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from data_pipeline.owner import is_dead, this_process
 _TEMPORARY = re.compile(r"\..+?\.(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}\.tmp")
 
 
-def _temporary_beside(path: Path) -> Path:
+def _temporary_name(path: Path) -> Path:
     """A free hidden name in the same folder, so that the final rename stays on one file system."""
     return path.with_name(f".{path.name}.{this_process()}.{uuid.uuid4().hex[:12]}.tmp")
 
@@ -37,14 +37,14 @@ def remove_abandoned(folder: Path, older_than: float) -> None:
 
 
 def write_error(path: Path, error: OSError) -> InputError:
-    """The user's version of a failed write: read-only folder, full disk, a file where a folder is needed."""
+    """A failed write in the user's terms: read-only folder, full disk, a file where a folder is needed."""
     return InputError(
         f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to, with free space"
     )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, replacing what was there; on failure nothing is changed or left behind.
+    """Write `content` to `path` and replace an existing file; a failure changes nothing and leaves nothing behind.
 
     Raises:
       InputError: the folder is read-only or full.
@@ -55,12 +55,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def file_atomically(path: Path) -> Iterator[io.BufferedWriter]:
-    """A temporary file, open for writing, that becomes `path` when the block ends without an error.
+    """A temporary file, open for writing, that becomes `path` if the block ends without an error.
 
     Raises:
-      InputError: the folder is read-only or full, also for an OSError raised inside the block.
+      InputError: the folder is read-only or full; an OSError raised inside the block becomes one, too.
     """
-    temporary = _temporary_beside(path)
+    temporary = _temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -77,15 +77,15 @@ def file_atomically(path: Path) -> Iterator[io.BufferedWriter]:
 
 @contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends without an error.
+    """A temporary folder that becomes `folder` if the block ends without an error.
 
-    If another process finished the same folder meanwhile, its version stays. After an error, an
-    interruption included, nothing is left behind.
+    If another process has finished the same folder in the meantime, its version stays. An error or interruption leaves
+    nothing behind.
 
     Raises:
-      InputError: the parent is read-only or full, also for an OSError raised inside the block.
+      InputError: the parent is read-only or full; an OSError raised inside the block becomes one, too.
     """
-    temporary = _temporary_beside(folder)
+    temporary = _temporary_name(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -100,7 +100,7 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
 
 
 def _to_disk(file: Path) -> None:
-    """After a loss of power a folder may otherwise be there with files that are not."""
+    """Without this, a loss of power may leave a renamed folder whose files never reached the disk."""
     descriptor = os.open(file, os.O_RDWR)
     try:
         os.fsync(descriptor)

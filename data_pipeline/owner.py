@@ -1,4 +1,4 @@
-"""Which process is writing something, said in a name, so that others can tell when it is dead."""
+"""Names of processes, for temporary files: other processes can tell from them whether the writer has died."""
 
 import hashlib
 import os
@@ -9,36 +9,36 @@ from pathlib import Path
 # Fields of /proc/PID/stat, counted from 1 (proc(5)).
 _STATE, _START = 3, 22
 _ENDED = "Z", "X"
-"""States of a process that has ended and whose parent has not asked how; in a container that may be never."""
+"""States of a process that has ended but that its parent has not collected yet; in a container it may never do so."""
 _HOST_DIGITS = 8
 
 
 def this_process() -> str:
-    """HOST-PID-START of this process: a digest of who numbers it, its number, and clock ticks from boot to its start.
+    """HOST-PID-START of this process: a digest of its host, its number, and clock ticks from boot to its start.
 
-    The start tells a process from a later one with the same number. It is 0 where the system has no /proc.
+    The start distinguishes a process from a later one with the same number. It is 0 where the system has no /proc.
     """
     _, start = _state_and_start(os.getpid()) or ("", 0)
     return f"{_host()}-{os.getpid()}-{start}"
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the process of this name is certain to have ended; never for those of other hosts."""
+    """Whether the process of this name has certainly ended. Processes on other hosts are never certain."""
     host, pid, start = owner.split("-")
-    if host != _host() or os.name == "nt":  # where asking by signal 0 would end it
+    if host != _host() or os.name == "nt":  # on Windows, signal 0 would end the process
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it runs, as another user
+    except OSError:  # it runs as another user
         pass
     found = _state_and_start(int(pid))
     return found is not None and (found[0] in _ENDED or found[1] != int(start))
 
 
 def _host() -> str:
-    """Of the host and its numbering of processes: two containers may share a host's name."""
+    """A digest of the host and its PID namespace: two containers may share a host's name."""
     with suppress(OSError):
         numbering = Path("/proc/self/ns/pid").stat().st_ino
         return _digest(f"{socket.gethostname()} {numbering}")

@@ -34,21 +34,21 @@ def map_cases(
     progress: bool,
     known: Mapping[int, T] = MappingProxyType({}),
 ) -> list[T]:
-    """The results of `work` for all cases that can be used, in the order given.
+    """The results of `work` for all usable cases, in the order given.
 
     Args:
-      work: the result for a case, or in one line what is wrong with its files. What it raises ends
-        everything. It must pickle.
+      work: returns the result for a case or, in one line, the problem with its files; an exception ends
+        everything. Must pickle.
       cases: from `layouts.find.find_cases`.
       workers: processes; 0 or 1 works in this one.
-      doing: what is done, as in "preparing"; for display.
+      doing: the work in a word, as in "preparing"; for display.
       skip_bad: print the cases that cannot be used to stderr and go on without them.
       skip_option: the command's option for that; for display.
       progress: show a progress bar.
-      known: results that are there already, by place among the cases; these are not worked on.
+      known: results that exist already, by index of the case; these cases are not worked on.
 
     Raises:
-      InputError: cases that cannot be used, all listed at once, one per line; no case is left.
+      InputError: some cases cannot be used, all listed at once, one per line; no case is left; a process was killed.
     """
     if workers < 0:
         raise InputError(f"workers {workers}: expected 0 ({doing} in this process) or the number of processes")
@@ -60,14 +60,17 @@ def map_cases(
             outcomes[index] = outcome
             bar.update()
     ordered = [outcomes[index] for index in range(len(cases))]
-    _report([outcome for outcome in ordered if isinstance(outcome, str)], len(cases), skip_option, skip_bad=skip_bad)
+    _require_usable(
+        [outcome for outcome in ordered if isinstance(outcome, str)], len(cases), skip_option, skip_bad=skip_bad
+    )
     usable = [outcome for outcome in ordered if not isinstance(outcome, str)]
     if not usable:
         raise InputError(f"none of {len(cases)} cases can be used; repair them, or give a folder with other cases")
     return usable
 
 
-def _report(problems: list[str], total: int, skip_option: str, *, skip_bad: bool) -> None:
+def _require_usable(problems: list[str], total: int, skip_option: str, *, skip_bad: bool) -> None:
+    """Raise with all problems at once, so that a person repairs a data set in one go; or print them."""
     if not problems:
         return
     lines = "".join(f"\n  {problem}" for problem in problems)
@@ -82,7 +85,7 @@ def _report(problems: list[str], total: int, skip_option: str, *, skip_bad: bool
 def _run(
     work: Callable[[Case], T | str], cases: Mapping[int, Case], workers: int, doing: str
 ) -> Iterator[tuple[int, T | str]]:
-    """(index, outcome) as cases finish. Spawned processes, because forking after JAX started can deadlock."""
+    """(index, outcome) as cases finish. Processes are spawned: forking after JAX started can deadlock."""
     if workers <= 1 or not cases:
         yield from ((index, work(case)) for index, case in cases.items())
         return
@@ -100,7 +103,7 @@ def _run(
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would otherwise finish its case and then wait for ever."""
+    """Without this, a process whose parent was killed would finish its case and then wait for ever."""
     threading.Thread(target=_wait_for_end, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 

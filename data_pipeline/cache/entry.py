@@ -1,4 +1,4 @@
-"""One prepared case on disk: how its folder is written, opened, and known to be complete."""
+"""One prepared case on disk: how its folder is written and opened, and how damage is noticed."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from data_pipeline.preprocessing.subject import Subject
 from data_pipeline.reading.findings import Finding
 
 FOREGROUND_VOXELS = 10_000
-"""At most this many voxels per class are kept for foreground sampling (nnU-Net keeps as many)."""
+"""Most voxels per class that are kept for foreground sampling; the number is nnU-Net's."""
 
 _IMAGES, _LABEL, _FOREGROUND, _META = "images.npy", "label.npy", "foreground.npz", "meta.json"
 _ARRAYS = _IMAGES, _LABEL, _FOREGROUND
@@ -31,13 +31,13 @@ class PreparedCase:
 
     Attributes:
       id: of the case.
-      patient: whose time point it is.
+      patient: the patient whose time point it is.
       folder: of the entry.
       modalities: those that were read, in channel order.
       shape: of the arrays, without channels.
       source: the case's own files.
-      findings: what was repaired, recognised or looks suspicious, with the names of files alone.
-      sha256: of the source's files, by modality and "label".
+      findings: repairs and suspicions, with file names but no folders.
+      sha256: hashes of the source files, by modality and "label".
     """
 
     id: str
@@ -51,7 +51,7 @@ class PreparedCase:
 
     @classmethod
     def open(cls, folder: Path, case: Case) -> "PreparedCase | None":
-        """The entry of a case; None where there is none, or what there is is not complete."""
+        """The entry of a case; None if there is none or it is incomplete."""
         meta = read_meta(folder)
         if meta is None or any(_size(folder / name) != meta["written"][name]["bytes"] for name in _ARRAYS):
             return None
@@ -70,11 +70,11 @@ class PreparedCase:
             return False
 
     def images(self) -> Float32[np.memmap, "d h w c"]:
-        """All of `MODALITIES` as `Subject.images`, memory-mapped: a slice reads only its part of the file."""
+        """`Subject.images`, memory-mapped: a slice reads only its part of the file."""
         return np.load(self.folder / _IMAGES, mmap_mode="r")
 
     def label(self) -> UInt8[np.memmap, "d h w"]:
-        """As `Subject.label`, memory-mapped."""
+        """`Subject.label`, memory-mapped."""
         return np.load(self.folder / _LABEL, mmap_mode="r")
 
     def foreground(self) -> dict[int, Int32[np.ndarray, "k 3"]]:
@@ -84,18 +84,18 @@ class PreparedCase:
 
 
 def entry_folder(cache: Path, case: str, settings: dict[str, Any], hashes: dict[str, str]) -> Path:
-    """Where the case with this id, these settings and contents is kept."""
+    """The folder of the case with this id, these settings and these contents."""
     return cache / f"{case}-{entry_key(settings, hashes)[:KEY_DIGITS]}"
 
 
 def write_entry(folder: Path, subject: Subject, settings: dict[str, Any], hashes: dict[str, str]) -> None:
-    """Write a case, whole or not at all. The same input gives the same bytes.
+    """Write a case, completely or not at all. The same input gives the same bytes.
 
     Raises:
       InputError: the cache cannot be written.
     """
     assert subject.label is not None
-    if PreparedCase.open(folder, subject.case) is None:  # what a crashed machine or somebody's hand left of it
+    if PreparedCase.open(folder, subject.case) is None:  # left incomplete by a crash or by hand
         shutil.rmtree(folder, ignore_errors=True)
     rng = np.random.default_rng(int(entry_key(settings, hashes)[:KEY_DIGITS], 16))
     with folder_atomically(folder) as temporary:
@@ -112,14 +112,14 @@ def write_entry(folder: Path, subject: Subject, settings: dict[str, Any], hashes
             "findings": [finding.without_folder().as_json() for finding in subject.findings],
             "settings": settings,
             "sha256": hashes,
-            # After a loss of power files may be there, but short.
+            # A loss of power may leave files that are too short.
             "written": {n: {"bytes": _size(temporary / n), "sha256": hash_file(temporary / n)} for n in _ARRAYS},
         }
         (temporary / _META).write_text(json.dumps(meta, indent=1))
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
-    """What the entry says of itself; None if that cannot be read."""
+    """The entry's meta.json; None if it cannot be read."""
     try:
         meta = json.loads((folder / _META).read_bytes())
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _size(path: Path) -> int:
-    """In bytes; -1 for a file that is not there."""
+    """Bytes of a file; -1 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:

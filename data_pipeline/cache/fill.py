@@ -1,4 +1,4 @@
-"""Prepare the cases that are not in the cache yet, in several processes."""
+"""Fill the cache: prepare the missing cases in several processes."""
 
 import shutil
 import sys
@@ -20,7 +20,7 @@ from data_pipeline.reading.findings import Severity, digest
 from data_pipeline.workers import map_cases
 
 SHOWN: Mapping[Severity, int] = MappingProxyType({"warning": 20, "note": 10})
-"""Lines on what is unusual about the cases; what many share takes one."""
+"""Most lines about unusual cases, by severity; a finding that many cases share takes one line."""
 
 
 def prepare_cases(
@@ -36,23 +36,23 @@ def prepare_cases(
     remove_outdated: bool = False,
     verify: bool = False,
 ) -> list[PreparedCase]:
-    """Prepare all cases that are not in the cache yet, and return all, in the order given.
+    """Prepare the cases that the cache does not hold yet, and return all of them in the order given.
 
     Args:
       cases: from `layouts.find.find_cases`; each needs a label file.
       spacing: target in mm, one number or one per canonical axis.
-      cache: folder for the prepared cases; made if it is not there.
+      cache: folder for the prepared cases; made if absent.
       workers: processes; 0 or 1 prepares in this one.
       skip_bad: print the cases that cannot be used to stderr and go on without them.
       skip_option: the command's option for that; for display.
-      progress: say on stderr what there is to do and what is unusual about the cases, and show a progress bar.
+      progress: print to stderr what has to be done and what is unusual about the cases, and show a progress bar.
       ignore_affine: see `load_subject`.
-      remove_outdated: at the end, remove the entries of former contents of the cases that are prepared.
-      verify: read the entries that are there, and prepare those anew whose arrays are not what was written.
+      remove_outdated: at the end, remove the entries of these cases' former contents.
+      verify: read the existing entries too, and prepare damaged ones again.
 
     Raises:
-      InputError: they will not fit on the disk; cases that cannot be used, all listed at once, one per
-        line; no case is left; the cache cannot be written.
+      InputError: the cases will not fit on the disk; some cannot be used, all listed at once, one per line; no case is
+        left; the cache cannot be written.
     """
     settings, cache = PreprocessingSettings(as_spacing(spacing), ignore_affine), Path(cache)
     survey = survey_cases(cases, settings, cache, workers=workers, progress=progress, verify=verify)
@@ -83,7 +83,7 @@ def prepare_cases(
 
 
 def _unusual(cases: Sequence[PreparedCase]) -> Iterator[str]:
-    """What a person should know before training on them."""
+    """Warnings and notes that a person should read before training on these cases."""
     for finding in find_copies((case.id, _image_hashes(case)) for case in cases):
         yield f"{finding.severity}: {finding}"
     findings = [(case.id, finding) for case in cases for finding in case.findings]
@@ -92,18 +92,18 @@ def _unusual(cases: Sequence[PreparedCase]) -> Iterator[str]:
 
 
 def _image_hashes(case: PreparedCase) -> dict[Modality, str]:
-    """Of a 4-D file, which holds all modalities, one stands for all."""
+    """Hashes of the image files; a 4-D file, which holds all modalities, counts once."""
     files = case.modalities[:1] if case.source.channels else case.modalities
     return {m: case.sha256[m] for m in files}
 
 
 def _prepare_case(case: Case, settings: PreprocessingSettings, cache: Path) -> PreparedCase | str:
-    """The prepared case, or what is wrong with its files. What is wrong with the cache is raised."""
+    """The prepared case, or the problem with its files. A problem with the cache is raised: it concerns every case."""
     try:
         before = stamps(case)
         described, hashes = settings.describe(case), hash_files(case)
         folder = entry_folder(cache, case.id, described, hashes)
-        # Another process may have finished it since.
+        # Another process may have finished it in the meantime.
         if (entry := PreparedCase.open(folder, case)) is not None:
             return entry
         subject = load_subject(case, settings.spacing, ignore_affine=settings.ignore_affine)
@@ -113,5 +113,5 @@ def _prepare_case(case: Case, settings: PreprocessingSettings, cache: Path) -> P
     write_entry(folder, subject, described, hashes)
     entry = PreparedCase.open(folder, case)
     if entry is None:
-        raise InputError(f"{folder}: is not complete and cannot be replaced; remove this folder")
+        raise InputError(f"{folder}: is incomplete and cannot be replaced; remove this folder")
     return entry

@@ -1,4 +1,4 @@
-"""What a prepared case depends on, as a hash: contents of its files and settings."""
+"""Cache keys: a hash of everything a prepared case depends on, the contents of its files and the settings."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from data_pipeline.conventions import MODALITIES, Spacing
 from data_pipeline.errors import FileError, InputError
 
 VERSION = 5
-"""Raised whenever preparation gives other files for the same input; old cache entries are then not found."""
+"""Raised whenever the same input gives other arrays, so that entries of earlier versions are not found."""
 
 KEY_DIGITS = 16
-"""Of the hash, in a folder's name."""
+"""Digits of the hash in a folder's name."""
 
 
 @dataclass(frozen=True)
 class PreprocessingSettings:
-    """How cases are prepared.
+    """How cases are preprocessed.
 
     Attributes:
       spacing: target in mm, per canonical axis.
@@ -32,7 +32,7 @@ class PreprocessingSettings:
     ignore_affine: bool
 
     def describe(self, case: Case) -> dict[str, Any]:
-        """Everything but the contents of files that a case's prepared arrays depend on, as JSON has it."""
+        """Everything besides the files that determines a case's arrays, as JSON values."""
         return {
             "version": VERSION,
             "spacing": list(self.spacing),
@@ -65,7 +65,7 @@ def hash_file(path: Path) -> str:
 
 
 def stamps(case: Case) -> dict[Path, tuple[int, ...]]:
-    """What changes when one of the case's files is replaced or written to.
+    """Identity, size and time of each of the case's files: they change when a file is replaced or written to.
 
     Raises:
       InputError: as `hash_files`.
@@ -74,7 +74,7 @@ def stamps(case: Case) -> dict[Path, tuple[int, ...]]:
 
 
 def require_unchanged(case: Case, before: Mapping[Path, tuple[int, ...]]) -> None:
-    """A file that changes between being hashed and being read would be kept under another's hash.
+    """Refuse a case whose files changed since `before`: its arrays would be stored under the old contents' hash.
 
     Raises:
       FileError: a stamp differs from the one in `before`.
@@ -85,7 +85,7 @@ def require_unchanged(case: Case, before: Mapping[Path, tuple[int, ...]]) -> Non
 
 
 def entry_key(settings: dict[str, Any], hashes: dict[str, str]) -> str:
-    """Hash of both."""
+    """Hash of the settings and the hashes of the files."""
     return hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()
 
 

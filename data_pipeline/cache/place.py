@@ -1,4 +1,4 @@
-"""Where prepared cases are kept."""
+"""Folders of the cache."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import platformdirs
 
 
 def cache_home(cache: Path | None) -> Path:
-    """The folder given or, without one, the user's cache of this project."""
+    """`cache` or, if None, this project's folder in the user's cache."""
     return cache or Path(platformdirs.user_cache_dir("kd_jax"))
 
 
 def prepared_folder(cache: Path | None) -> Path:
-    """Where under it prepared cases are."""
+    """The folder of prepared cases in the cache."""
     return cache_home(cache) / "prepared"

@@ -1,4 +1,4 @@
-"""What there is to do before cases are prepared: which are in the cache, and whether the rest fits on the disk."""
+"""A look at the cache before cases are prepared: which cases it holds, and whether the others fit on the disk."""
 
 import shutil
 from collections import defaultdict
@@ -22,15 +22,15 @@ _ABANDONED = 24 * 3600.0  # seconds; no case takes a day to write
 
 @dataclass(frozen=True)
 class Survey:
-    """Cases held against the cache.
+    """The state of the cache for a list of cases.
 
     Attributes:
       cache: folder of the prepared cases.
       total: how many cases there are.
-      prepared: entries that are there, by place among the cases.
-      damaged: entries whose arrays are not what was written, by the ids of their cases; looked for only on demand.
-      outdated: entries with these settings and former contents, by the ids of cases whose files have changed since.
-      needed: bytes that the other cases will take, estimated on the safe side.
+      prepared: existing entries, by index of the case.
+      damaged: entries whose arrays changed after they were written, by case id; looked for only on demand.
+      outdated: entries of former contents with the same settings, by id of the cases whose files have changed.
+      needed: bytes that the other cases will take, an upper estimate.
       free: bytes on the disk.
     """
 
@@ -44,37 +44,37 @@ class Survey:
 
     @property
     def missing(self) -> int:
-        """How many cases are to be prepared."""
+        """How many cases have to be prepared."""
         return self.total - len(self.prepared)
 
     def lines(self) -> list[str]:
-        """In words: cases, how many are prepared, disk use."""
-        lines = [f"{self.total} cases, {len(self.prepared)} of them prepared already in {self.cache}"]
+        """The survey in words: cases, how many are prepared, disk use."""
+        lines = [f"{self.total} cases, {len(self.prepared)} already prepared in {self.cache}"]
         if self.damaged:
             names = ", ".join(list(self.damaged)[:5]) + (", …" if len(self.damaged) > 5 else "")
-            lines.append(f"{len(self.damaged)} entries are damaged on the disk and will be prepared anew: {names}")
+            lines.append(f"{len(self.damaged)} entries are damaged on the disk and will be prepared again: {names}")
         if self.outdated:
             former = [folder for folders in self.outdated.values() for folder in folders]
             size = in_words(sum(file.stat().st_size for folder in former for file in folder.iterdir()))
             lines.append(
                 f"{len(self.outdated)} cases changed since they were prepared, first {next(iter(self.outdated))}; "
-                f"their former entries hold {size} (prepare --remove-outdated)"
+                f"their old entries take {size} (data_pipeline.prepare --remove-outdated removes them)"
             )
         if self.missing:
             lines.append(f"{self.missing} to prepare: about {in_words(self.needed)} of {in_words(self.free)} free")
         return lines
 
     def require_space(self) -> None:
-        """Refuses what will not fit.
+        """Refuse cases that will not fit on the disk.
 
         Raises:
           InputError: the estimate is above the free space.
         """
         if self.needed > self.free:
             raise InputError(
-                f"{self.cache}: preparing {self.missing} cases takes about {in_words(self.needed)}, and "
-                f"{in_words(self.free)} are free; free space, or give a folder on a larger disk with --cache DIR (to "
-                "train: --data.cache DIR)"
+                f"{self.cache}: preparing {self.missing} cases takes about {in_words(self.needed)}, but only "
+                f"{in_words(self.free)} are free; free some space, or give a folder on a larger disk with --cache DIR "
+                "(for training: --data.cache DIR)"
             )
 
 
@@ -87,9 +87,17 @@ def survey_cases(
     progress: bool = False,
     verify: bool = False,
 ) -> Survey:
-    """Clear what killed processes left, and look every case up.
+    """Look every case up in the cache, and remove the unfinished entries of killed processes.
 
-    Only cases with an entry are hashed; of the others, one header is read. To `verify` is to read the entries too.
+    Only cases with an entry are hashed; for the others one header is read, so that a first run starts at once.
+
+    Args:
+      cases: from `layouts.find.find_cases`.
+      settings: how they are to be preprocessed.
+      cache: folder of the prepared cases.
+      workers: threads.
+      progress: show a progress bar.
+      verify: read the arrays of existing entries too, and tell which are damaged.
     """
     remove_abandoned(cache, older_than=_ABANDONED)
     entries = _entries(cache)
@@ -107,7 +115,7 @@ def survey_cases(
 
 
 def _entries(cache: Path) -> dict[str, list[Path]]:
-    """Folders of the cache by case."""
+    """The entries of the cache by case id."""
     entries: dict[str, list[Path]] = defaultdict(list)
     if cache.is_dir():
         for folder in cache.iterdir():
@@ -120,12 +128,12 @@ def _entries(cache: Path) -> dict[str, list[Path]]:
 def _look_up(
     case: Case, entries: Mapping[str, Sequence[Path]], settings: PreprocessingSettings, cache: Path, *, verify: bool
 ) -> tuple[PreparedCase | None, Path | None, list[Path]]:
-    """The case's entry, or its folder if that was found damaged, and the entries of its former contents."""
+    """The case's entry, or its folder if it is damaged, and the entries of its former contents."""
     if not entries.get(case.id):
         return None, None, []
     try:
         hashes = hash_files(case)
-    except InputError:  # said when the case is prepared
+    except InputError:  # reported when the case is prepared
         return None, None, []
     described = settings.describe(case)
     entry = PreparedCase.open(entry_folder(cache, case.id, described, hashes), case)
@@ -146,6 +154,6 @@ def _free_bytes(folder: Path) -> int:
 
 
 def in_words(count: int) -> str:
-    """Bytes in GB or MB."""
+    """A number of bytes in GB or MB."""
     unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
     return f"{count / unit:,.0f} {name}" if count >= 10 * unit else f"{count / unit:.1f} {name}"

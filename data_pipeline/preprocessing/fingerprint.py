@@ -1,6 +1,6 @@
-"""What planning needs to know about a data set: nnU-Net's fingerprint, measured from the files, without a cache.
+"""A data set in numbers for planning: nnU-Net's fingerprint, measured from the files, without a cache.
 
-The source is nnunetv2/experiment_planning/dataset_fingerprint/fingerprint_extractor.py. Axes are canonical here.
+Source: nnunetv2/experiment_planning/dataset_fingerprint/fingerprint_extractor.py. Axes are canonical here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ from data_pipeline.reading.scan import read_scan
 from data_pipeline.workers import map_cases
 
 FOREGROUND_SAMPLES = 1_000_000
-"""Tumour voxels that the intensity statistics of a modality are made from, over all cases.
+"""Tumour voxels behind the intensity statistics of a modality, over all cases.
 
-nnU-Net takes 1e8, which at four modalities are 1.6 GB. Planning does not use these statistics, and z-scoring does not
-either: they are there to be read.
+nnU-Net takes 1e8, which is 1.6 GB for four modalities. Neither planning nor z-scoring uses these statistics: they are
+for a person to read.
 """
 _SEED = 1234  # nnU-Net's, the same for every case
 
@@ -48,7 +48,7 @@ class Fingerprint:
       spacings: mm per axis, of every case.
       shapes: voxels per axis of every case, cropped to the union of its modalities' non-background voxels.
       relative_size: median share of a volume's voxels that lie inside the crop.
-      intensities: of each modality that a case with tumour has.
+      intensities: of each modality that some case with tumour has.
     """
 
     spacings: tuple[Spacing, ...]
@@ -74,7 +74,7 @@ def measure_cases(
     skip_bad: bool = False,
     progress: bool = True,
 ) -> Fingerprint:
-    """The fingerprint of a data set; the same for any number of workers.
+    """The fingerprint of a data set, the same for any number of workers.
 
     Args:
       cases: from `layouts.find.find_cases`; each needs a label file.
@@ -85,7 +85,7 @@ def measure_cases(
       progress: show a progress bar.
 
     Raises:
-      InputError: cases that cannot be used, all listed at once; no case is left.
+      InputError: some cases cannot be used, all listed at once; no case is left.
     """
     measures = map_cases(
         partial(_measure_case, samples=max(1, samples // max(1, len(cases))), ignore_affine=ignore_affine),
@@ -109,7 +109,7 @@ def measure_cases(
 
 
 def _measure_case(case: Case, samples: int, ignore_affine: bool) -> _CaseMeasures | str:
-    """The measures, or what is wrong with the case's files."""
+    """The measures, or the problem with the case's files."""
     try:
         if case.label is None:
             raise InputError(f"{case.id}: no label file; training needs one, remove the case or add it")
@@ -129,7 +129,8 @@ def _measure_case(case: Case, samples: int, ignore_affine: bool) -> _CaseMeasure
 def _foreground_samples(
     images: Mapping[Modality, Float32[np.ndarray, "d h w"]], foreground: Bool[np.ndarray, "d h w"], count: int
 ) -> dict[Modality, Float32[np.ndarray, "k"]]:
-    """`count` tumour voxels per modality, drawn with replacement so that small tumours weigh no less; or none."""
+    """`count` tumour voxels per modality, drawn with replacement so that small tumours weigh no less; none without
+    tumour."""
     if not foreground.any():
         return {}
     # nnU-Net's generator over nnU-Net's order of voxels (its arrays are z, y, x), so that the draw is its own.

@@ -1,9 +1,10 @@
 """Resampling between two grids that cover the same box, as nnU-Net does it.
 
 A voxel is a cell with its value at the centre, and both grids span the same box edge to edge
-(`grid_mode=True` of `scipy.ndimage.zoom`). Resampling there and back therefore does not shift anything,
-whatever the rounding of the shapes. Nothing is smoothed before a grid gets coarser. Where one axis is far coarser
-than the others (`slice_axis`), its slices are resampled one by one and then repeated or left out.
+(`grid_mode=True` of `scipy.ndimage.zoom`). Resampling there and back therefore shifts nothing,
+however the shapes are rounded. Nothing is smoothed before a grid gets coarser. Where one axis is far coarser than the
+others (`slice_axis`), slices are resampled one by one, then repeated or dropped along that axis: interpolation between
+thick slices would invent anatomy.
 
 Source: nnunetv2/preprocessing/resampling/default_resampling.py; images by splines of order 3, labels and logits of
 order 1, order 0 along the coarse axis.
@@ -21,7 +22,7 @@ from data_pipeline.errors import InputError
 
 SAME_SPACING = 1e-3  # mm; below this difference nothing is resampled
 ANISOTROPIC = 3
-"""Largest over smallest spacing above which the coarse axis is resampled on its own (nnU-Net: `ANISO_THRESHOLD`)."""
+"""Largest over smallest spacing above which the coarse axis is treated separately (nnU-Net: `ANISO_THRESHOLD`)."""
 
 
 def as_spacing(spacing: float | Sequence[float]) -> Spacing:
@@ -46,9 +47,9 @@ def resampled_shape(shape: Shape3, spacing: Spacing, target: Spacing) -> Shape3:
 
 
 def slice_axis(spacing: Spacing, target: Spacing) -> int | None:
-    """The axis to be resampled on its own: the coarse one of `spacing` or, if that is isotropic enough, of `target`.
+    """The axis to treat separately: the coarse one of `spacing` or, if that is nearly isotropic, of `target`.
 
-    None where both are, and where two axes are equally coarse.
+    None if both are nearly isotropic, or if two axes are equally coarse.
     """
     for mm in (spacing, target):
         if max(mm) / min(mm) > ANISOTROPIC:
@@ -59,37 +60,45 @@ def slice_axis(spacing: Spacing, target: Spacing) -> int | None:
 
 
 def resample_image(
-    image: Float32[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
+    image: Float32[np.ndarray, "d h w"], shape: Shape3, coarse_axis: int | None = None
 ) -> Float32[np.ndarray, "d2 h2 w2"]:
-    """Cubic spline, held within the range of the values (of each slice, where one axis is `apart`)."""
+    """Cubic spline, clipped to the range of the values (of each slice, given a `coarse_axis`).
+
+    Args:
+      image: intensities.
+      shape: voxels per axis of the result.
+      coarse_axis: from `slice_axis`.
+    """
     if image.shape == shape:
         return image
-    if apart is None:
+    if coarse_axis is None:
         return _zoom(image, shape, order=3).clip(image.min(), image.max())
-    plane = shape[:apart] + shape[apart + 1 :]
-    slices = [_zoom(s, plane, order=3).clip(s.min(), s.max()) for s in np.moveaxis(image, apart, 0)]
-    return np.moveaxis(np.stack(slices), 0, apart).take(_nearest(image.shape[apart], shape[apart]), apart)
+    plane = shape[:coarse_axis] + shape[coarse_axis + 1 :]
+    slices = [_zoom(s, plane, order=3).clip(s.min(), s.max()) for s in np.moveaxis(image, coarse_axis, 0)]
+    return np.moveaxis(np.stack(slices), 0, coarse_axis).take(
+        _nearest(image.shape[coarse_axis], shape[coarse_axis]), coarse_axis
+    )
 
 
 def resample_mask(
-    mask: Bool[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
+    mask: Bool[np.ndarray, "d h w"], shape: Shape3, coarse_axis: int | None = None
 ) -> Bool[np.ndarray, "d2 h2 w2"]:
-    """As a label of two classes."""
-    return resample_label(mask.astype(np.uint8), shape, apart).astype(bool)
+    """`resample_label` of two classes."""
+    return resample_label(mask.astype(np.uint8), shape, coarse_axis).astype(bool)
 
 
 def resample_label(
-    classes: UInt8[np.ndarray, "d h w"], shape: Shape3, apart: int | None = None
+    classes: UInt8[np.ndarray, "d h w"], shape: Shape3, coarse_axis: int | None = None
 ) -> UInt8[np.ndarray, "d2 h2 w2"]:
-    """Linear interpolation of each class's indicator, then the largest.
+    """The class whose indicator, interpolated linearly, is largest.
 
-    A tie goes to the class of the nearest voxel if that is among the tied, else to the lowest
-    (batchgenerators, `resize_segmentation`).
+    A tie goes to the class of the nearest voxel if it is among them, else to the lowest (batchgenerators,
+    `resize_segmentation`).
     """
     if classes.shape == shape:
         return classes
-    if apart is not None:
-        classes = classes.take(_nearest(classes.shape[apart], shape[apart]), apart)
+    if coarse_axis is not None:
+        classes = classes.take(_nearest(classes.shape[coarse_axis], shape[coarse_axis]), coarse_axis)
     # Along an axis whose size does not change, interpolation keeps every value: slices do not mix.
     nearest = _zoom(classes, shape, order=0)
     best, best_of_nearest, label = np.full(shape, -1.0), np.zeros(shape), np.zeros(shape, np.uint8)
@@ -102,30 +111,30 @@ def resample_label(
 
 
 def resample_linear_rows(
-    values: Float32[np.ndarray, "d h w k"], shape: Shape3, rows: slice, apart: int | None = None
+    values: Float32[np.ndarray, "d h w k"], shape: Shape3, rows: slice, coarse_axis: int | None = None
 ) -> Float32[np.ndarray, "rows h2 w2 k"]:
     """Linear interpolation of every channel, for some rows of the result's first axis.
 
-    Only what these rows need is read of `values`, so that logits of any size can be brought back piece by piece.
+    Only the rows of `values` that they need are read, so that logits of any size can be brought back piece by piece.
     """
     if values.shape[:3] == shape:
         return np.asarray(values[rows])
-    if apart == 0:
+    if coarse_axis == 0:
         return _linear(values[_nearest(values.shape[0], shape[0])[rows]], (rows.stop - rows.start, *shape[1:]))
     step = values.shape[0] / shape[0]
-    first = (rows.start + 0.5) * step - 0.5  # the first row's place among the rows of `values`
+    first = (rows.start + 0.5) * step - 0.5  # position of the first row among the rows of `values`
     low, high = math.floor(first), math.ceil((rows.stop - 0.5) * step - 0.5)
     low, high = max(low, 0), min(high + 1, values.shape[0])
     block = values[low:high]
-    if apart is not None:
-        block = block.take(_nearest(values.shape[apart], shape[apart]), apart)
+    if coarse_axis is not None:
+        block = block.take(_nearest(values.shape[coarse_axis], shape[coarse_axis]), coarse_axis)
     return _linear(block, (rows.stop - rows.start, *shape[1:]), first - low, step)
 
 
 def _linear(
     values: Float32[np.ndarray, "d h w k"], shape: Shape3, first: float | None = None, step: float | None = None
 ) -> Float32[np.ndarray, "d2 h2 w2 k"]:
-    """Linear interpolation; along the first axis from the place `first` on, in steps of `step`."""
+    """Linear interpolation; along the first axis from position `first` on, in steps of `step`."""
     steps = np.divide(values.shape[:3], shape)
     starts = 0.5 * steps - 0.5
     if first is not None and step is not None:
@@ -139,7 +148,7 @@ def _linear(
 
 
 def _nearest(size: int, new_size: int) -> Int[np.ndarray, " n"]:
-    """For each voxel of an axis's new grid the nearest one of the old, rounded as SciPy rounds."""
+    """For each voxel of an axis's new grid, the nearest one of the old grid; rounded as SciPy rounds."""
     places = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     return ndimage.map_coordinates(np.arange(size), [places], order=0, mode="nearest")
 

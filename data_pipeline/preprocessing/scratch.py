@@ -1,4 +1,4 @@
-"""Arrays for volumes of any size: in memory up to a limit, beyond it in a file that vanishes with the array."""
+"""Arrays for volumes of any size: in memory up to a limit, above it in a file that vanishes with the array."""
 
 import math
 import os
@@ -14,17 +14,17 @@ from data_pipeline.errors import InputError
 IN_MEMORY = 2 << 30
 """Bytes of the largest array kept in memory: four channels of 512³ voxels. Logits of a BraTS case have 0.14 GB."""
 SLAB = 64 << 20
-"""Bytes of float32 values that are worked on at once where an array is gone through slab by slab."""
+"""Bytes of float32 values in one slab, where an array is processed slab by slab."""
 
 
 def zeros(shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
     """Zeros, in memory or, above `IN_MEMORY`, on disk.
 
-    The file lies in the folder of `tempfile` (TMPDIR), has no name, and is gone with the array or the process; the
-    system writes its pages out where memory is short.
+    The file lies in the folder of `tempfile` (TMPDIR), has no name, and vanishes with the array or the process; the
+    system writes its pages to disk when memory is short.
 
     Raises:
-      InputError: there is no room for the file.
+      InputError: the disk has no room for the file.
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     if size <= IN_MEMORY:
@@ -36,18 +36,18 @@ def zeros(shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(size)
             if hasattr(os, "posix_fallocate"):
-                # Reserved now: a disk that fills under a mapped file ends the process without a word.
+                # Reserve the space now: a disk that fills up under a mapped file ends the process without a message.
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.float32, mode="r+", shape=tuple(shape))
     except OSError as error:
         raise InputError(
-            f"{folder}: no room for {size / 1e9:.1f} GB of temporary values, {' x '.join(map(str, shape))} of them "
-            f"({error.strerror or error}); free space, or set TMPDIR to a folder on a larger disk"
+            f"{folder}: no room for {size / 1e9:.1f} GB of temporary values, an array of {' x '.join(map(str, shape))} "
+            f"({error.strerror or error}); free some space, or set TMPDIR to a folder on a larger disk"
         ) from error
 
 
 def slabs(shape: Sequence[int]) -> Iterator[slice]:
-    """Rows of the first axis of a float32 array, first to last, at most `SLAB` bytes at once but at least one row."""
+    """Slices of a float32 array's first axis, first to last: at most `SLAB` bytes each, but at least one row."""
     row = math.prod(shape[1:]) * np.dtype(np.float32).itemsize
     count = max(1, SLAB // row)
     for start in range(0, shape[0], count):

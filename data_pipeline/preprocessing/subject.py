@@ -1,4 +1,4 @@
-"""One case in memory, ready for a network: cropped to the brain, normalised, resampled, and the way back."""
+"""One case in memory, ready for a network: cropped to the brain, normalised, resampled; and the way back."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,17 +29,17 @@ class Subject:
     """One case in memory.
 
     Attributes:
-      case: where it came from.
-      images: all of `MODALITIES`, in that order; z-scored per modality inside `mask`, 0 outside it,
-        and 0 everywhere for a modality that is absent or was not asked for.
+      case: its files.
+      images: all of `MODALITIES`, in that order; z-scored per modality inside `mask`, 0 outside it, and 0 everywhere
+        for a modality that is absent or was not requested.
       mask: the brain: union of the read modalities' non-background voxels, holes filled.
-      label: internal classes, the resection cavity as background, `OUTSIDE_BRAIN` outside `mask`;
-        None without a label file.
+      label: internal classes, background in the resection cavity, `OUTSIDE_BRAIN` outside `mask`; None without a
+        label file.
       modalities: those that were read, in channel order.
-      spacing: mm; what was asked for, or the file's own where they agree within 0.001 mm.
+      spacing: mm; the requested one, or the file's own where they agree within 0.001 mm.
       crop: the bounding box of the mask in the canonical original volume, before resampling.
       reference: the grid of the first modality read, for writing back.
-      findings: what was clipped, recognised or looks suspicious; no errors.
+      findings: repairs and suspicions; no errors.
     """
 
     case: Case
@@ -67,12 +67,12 @@ def load_subject(
       case: from `layouts.find.find_cases`.
       spacing: target in mm, one number for all axes or one per canonical axis.
       modalities: only these are read, and only they make the mask; the others' channels are 0.
-      ignore_affine: files whose affines differ are taken to be on one grid all the same.
+      ignore_affine: take files whose affines differ to lie on one grid all the same.
       refuse_raw: a raw clinical scan is an error, not a warning.
 
     Raises:
-      InputError: none of `modalities` has a file, or files cannot be used: all errors, one per line
-        (see `nifti` and `checks`).
+      InputError: none of `modalities` has a file, or files cannot be used: all errors, one per line (see
+        `reading.nifti` and `reading.checks`).
     """
     target = as_spacing(spacing)
     scan = read_scan(case, modalities, ignore_affine=ignore_affine, label=True, refuse_raw=refuse_raw)
@@ -80,16 +80,16 @@ def load_subject(
     present = tuple(scan.images)
 
     shape = resampled_shape(mask.shape, reference.spacing, target)
-    apart = slice_axis(reference.spacing, target)
-    small_mask = resample_mask(mask, shape, apart)
+    coarse_axis = slice_axis(reference.spacing, target)
+    small_mask = resample_mask(mask, shape, coarse_axis)
     images = zeros((*shape, len(MODALITIES)))
     for m in present:
-        normal = resample_image(_z_score(scan.images.pop(m), mask), shape, apart)
+        normal = resample_image(_z_score(scan.images.pop(m), mask), shape, coarse_axis)
         images[..., MODALITIES.index(m)] = np.where(small_mask, normal, 0)
     label = None
     if scan.classes is not None:
         classes = without_cavity(scan.classes[crop])
-        label = np.where(small_mask, resample_label(classes, shape, apart), np.uint8(OUTSIDE_BRAIN))
+        label = np.where(small_mask, resample_label(classes, shape, coarse_axis), np.uint8(OUTSIDE_BRAIN))
     same = shape == mask.shape
     return Subject(
         case, images, small_mask, label, present, reference.spacing if same else target, crop, reference, scan.findings
@@ -103,18 +103,18 @@ def to_original_grid(
 
     Args:
       values: on the subject's grid; linear interpolation inside the crop.
-      subject: whose.
-      outside: one value per channel for what lies outside the crop.
+      subject: the one they were computed for.
+      outside: the value of each channel outside the crop.
 
     Yields:
-      Rows of the volume's first axis, first to last, and the values there.
+      Rows of the volume's first axis, first to last, and their values.
 
     Raises:
       ValueError: `values` are not on the subject's grid.
     """
     if values.shape[:3] != subject.mask.shape:
         raise ValueError(f"values of shape {values.shape} are not on the subject's grid {subject.mask.shape}")
-    crop, apart = subject.crop, slice_axis(subject.spacing, subject.reference.spacing)
+    crop, coarse_axis = subject.crop, slice_axis(subject.spacing, subject.reference.spacing)
     d, h, w = (s.stop - s.start for s in crop)
     full = *subject.reference.shape, values.shape[3]
     for rows in slabs(full):
@@ -122,9 +122,9 @@ def to_original_grid(
         slab[:] = outside
         inside = slice(max(rows.start, crop[0].start), min(rows.stop, crop[0].stop))
         if inside.start < inside.stop:
-            there = slice(inside.start - rows.start, inside.stop - rows.start)
-            of_crop = slice(inside.start - crop[0].start, inside.stop - crop[0].start)
-            slab[there, crop[1], crop[2]] = resample_linear_rows(values, (d, h, w), of_crop, apart)
+            in_slab = slice(inside.start - rows.start, inside.stop - rows.start)
+            in_crop = slice(inside.start - crop[0].start, inside.stop - crop[0].start)
+            slab[in_slab, crop[1], crop[2]] = resample_linear_rows(values, (d, h, w), in_crop, coarse_axis)
         yield rows, slab
 
 

@@ -39,8 +39,8 @@ RESAMPLING: dict[str, tuple[Shape3, Spacing, Spacing]] = {
     "coarser": ((14, 16, 12), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0)),
     "finer": ((10, 9, 8), (1.3, 1.0, 1.1), (1.0, 0.7, 1.0)),
     "slices": ((14, 12, 5), (1.0, 1.0, 5.0), (1.5, 1.5, 2.0)),
-    "first axis apart": ((5, 12, 11), (6.0, 1.0, 1.2), (1.0, 1.0, 1.0)),
-    "second axis apart": ((9, 14, 8), (1.0, 1.0, 1.0), (0.9, 4.0, 0.9)),
+    "first axis coarse_axis": ((5, 12, 11), (6.0, 1.0, 1.2), (1.0, 1.0, 1.0)),
+    "second axis coarse_axis": ((9, 14, 8), (1.0, 1.0, 1.0), (0.9, 4.0, 0.9)),
     "two coarse": ((16, 6, 5), (0.5, 2.0, 2.0), (1.0, 1.0, 1.0)),
 }
 """Shape, spacing and target spacing in mm."""
@@ -80,15 +80,15 @@ def _resampling() -> Iterator[Check]:
     for name, (shape, spacing, target) in RESAMPLING.items():
         image = rng.normal(size=shape).astype(np.float32)
         label = rng.integers(0, len(CLASSES), shape).astype(np.uint8)
-        new, apart = resampled_shape(shape, spacing, target), slice_axis(spacing, target)
+        new, coarse_axis = resampled_shape(shape, spacing, target), slice_axis(spacing, target)
         shapes += float(np.abs(compute_new_shape(shape, spacing, target) - new).max())
         theirs = partial(_resampled, new_shape=new, current_spacing=spacing, new_spacing=target)
         spline, linear = theirs(image, order=3), theirs(image, order=1)
         classes = theirs(label, order=1, is_seg=True)
-        images = max(images, _difference(resample_image(image, new, apart), spline))
-        rows = [resample_linear_rows(image[..., None], new, slice(i, i + 1), apart) for i in range(new[0])]
+        images = max(images, _difference(resample_image(image, new, coarse_axis), spline))
+        rows = [resample_linear_rows(image[..., None], new, slice(i, i + 1), coarse_axis) for i in range(new[0])]
         logits = max(logits, _difference(np.concatenate(rows)[..., 0], linear))
-        labels += np.count_nonzero(resample_label(label, new, apart) != classes)
+        labels += np.count_nonzero(resample_label(label, new, coarse_axis) != classes)
         golden |= {
             f"{name}/spacings": np.array([spacing, target]),
             f"{name}/image": image,
@@ -156,12 +156,12 @@ def _whole_case() -> Iterator[Check]:
     ours, rounded = predict(params, images), _nnunet(network, images, PATCH, (), half=True)
     # nnU-Net as it is: Gaussian, sums and weights in float16, also on a CPU. Towards the corners of the volume, where
     # a window's Gaussian is all the weight there is, sums leave the normal range of float16 and logits become coarse.
-    apart = np.abs(ours - rounded).max(axis=-1) / np.abs(ours).max()
+    coarse_axis = np.abs(ours - rounded).max(axis=-1) / np.abs(ours).max()
     normal = VALUE_SCALING * _weights(BRATS, PATCH) >= np.finfo(np.float16).smallest_normal
     name, measure = "240 x 240 x 155, nnU-Net in float16", "difference, relative to the largest"
-    yield Check(f"{name}: logits where weights are normal", float(apart[normal].max()), 4 * 2.0**-10, measure)
+    yield Check(f"{name}: logits where weights are normal", float(coarse_axis[normal].max()), 4 * 2.0**-10, measure)
     yield Check(f"{name}: voxels where they are not", float(1 - normal.mean()), 0.1, "share of voxels")
-    yield Check(f"{name}: logits there", float(apart[~normal].max()), 0.2, measure)
+    yield Check(f"{name}: logits there", float(coarse_axis[~normal].max()), 0.2, measure)
     yield Check(f"{name}: classes", float(_differing(ours, rounded).mean()), 0.01, "share of voxels that differ")
 
 

@@ -28,7 +28,7 @@ def cache(tmp_path):
 def test_training_finds_what_the_command_prepared(data, cache, capsys):
     assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 0
     said = capsys.readouterr()
-    assert "2 cases, 0 of them prepared already" in said.err
+    assert "2 cases, 0 already prepared" in said.err
     assert re.fullmatch(f"2 cases in {re.escape(str(cache / 'prepared'))}, 0\\.\\d MB\n", said.out)
     entries = set(prepared_folder(cache).iterdir())
     found = prepare_cases(find_cases(data), (1, 1, 1), prepared_folder(cache), workers=0, progress=False)
@@ -98,7 +98,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(data, cache, capsys
     assert not cache.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=0))
     assert main([str(data), "--cache", str(cache), "--dry-run"]) == 2
-    assert "free space, or give a folder on a larger disk with --cache DIR" in capsys.readouterr().err
+    assert "free some space, or give a folder on a larger disk with --cache DIR" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_an_error_of_one_line_each(data, cache, tmp_path, capsys):

@@ -42,7 +42,7 @@ def test_cached_and_changed_cases_are_counted(cases, tmp_path):
     found = survey(cases, cache)
     assert found.prepared == {0: prepared[0], 2: prepared[2]}
     assert list(found.outdated) == [cases[1].id]
-    expected = "1 cases changed since they were prepared, first BraTS2021_00001; their former entries hold"
+    expected = "1 cases changed since they were prepared, first BraTS2021_00001; their old entries take"
     assert any(line.startswith(expected) for line in found.lines())
     assert survey(cases, cache, spacing=1.5).outdated == {}  # other settings are no change
     cases[2].images["t1"].unlink()
@@ -67,7 +67,7 @@ def test_damage_that_leaves_the_size_is_found_on_demand(cases, tmp_path, name):
     assert survey(cases, cache).missing == 0
     found = survey(cases, cache, verify=True)
     assert (found.damaged, sorted(found.prepared)) == ({cases[1].id: prepared[1].folder}, [0, 2, 3])
-    assert "1 entries are damaged on the disk and will be prepared anew: BraTS2021_00001" in found.lines()
+    assert "1 entries are damaged on the disk and will be prepared again: BraTS2021_00001" in found.lines()
     assert damaged.exists()  # looking changes nothing
     others = {case.id: case.folder.stat().st_ctime_ns for case in (prepared[0], prepared[2], prepared[3])}
     again = prepare_cases(cases, 2.0, cache, workers=0, progress=False, verify=True)
@@ -122,7 +122,7 @@ def test_a_header_that_cannot_be_read_takes_no_room(tmp_path, rng, content):
 def test_what_does_not_fit_is_refused_before_anything_is_written(cases, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1_000_000))
-    with pytest.raises(InputError, match=r"preparing 4 cases takes about 1\.7 MB, and 1\.0 MB are free; .*--cache DIR"):
+    with pytest.raises(InputError, match=r"takes about 1\.7 MB, but only 1\.0 MB are free; .*--cache DIR"):
         prepare_cases(cases, 1.0, cache, workers=0, progress=False)
     assert not cache.exists()
     monkeypatch.undo()

@@ -17,10 +17,10 @@ from data_pipeline.preprocessing.resample import (
 GOLDEN = Path(__file__).parents[2] / "golden" / "resampling.npz"
 
 
-def resample_linear(values, shape, apart=None):
+def resample_linear(values, shape, coarse_axis=None):
     """All rows, in pieces of three."""
     rows = [slice(i, min(i + 3, shape[0])) for i in range(0, shape[0], 3)]
-    return np.concatenate([resample_linear_rows(values, shape, r, apart) for r in rows])
+    return np.concatenate([resample_linear_rows(values, shape, r, coarse_axis) for r in rows])
 
 
 def test_same_spacing_is_not_resampled():
@@ -68,9 +68,9 @@ def test_an_axis_far_coarser_than_another_is_resampled_on_its_own(spacing, targe
 
 def test_slices_are_not_mixed_along_the_coarse_axis(rng):
     values = rng.normal(size=(6, 7, 3, 2)).astype(np.float32)
-    stretched = resample_linear(values, (6, 7, 9), apart=2)
+    stretched = resample_linear(values, (6, 7, 9), coarse_axis=2)
     np.testing.assert_array_equal(stretched, np.repeat(values, 3, axis=2))
-    image = resample_image(values[..., 0], (12, 5, 9), apart=2)
+    image = resample_image(values[..., 0], (12, 5, 9), coarse_axis=2)
     np.testing.assert_array_equal(image[:, :, ::3], image[:, :, 1::3])
 
 
@@ -79,10 +79,10 @@ def test_equality_with_nnunet(name):
     golden = np.load(GOLDEN)
     spacing, target = (tuple(row.tolist()) for row in golden[f"{name}/spacings"])
     image, label = golden[f"{name}/image"], golden[f"{name}/label"]
-    shape, apart = resampled_shape(image.shape, spacing, target), slice_axis(spacing, target)
-    np.testing.assert_allclose(resample_image(image, shape, apart), golden[f"{name}/image resampled"], atol=1e-6)
-    np.testing.assert_array_equal(resample_label(label, shape, apart), golden[f"{name}/label resampled"])
-    linear = resample_linear(image[..., None], shape, apart)[..., 0]
+    shape, coarse_axis = resampled_shape(image.shape, spacing, target), slice_axis(spacing, target)
+    np.testing.assert_allclose(resample_image(image, shape, coarse_axis), golden[f"{name}/image resampled"], atol=1e-6)
+    np.testing.assert_array_equal(resample_label(label, shape, coarse_axis), golden[f"{name}/label resampled"])
+    linear = resample_linear(image[..., None], shape, coarse_axis)[..., 0]
     np.testing.assert_allclose(linear, golden[f"{name}/logits resampled"], atol=1e-6)
 
 

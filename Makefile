@@ -3,6 +3,7 @@
 # make parity compares with nnU-Net itself in an environment of its own (PyTorch; up to half an hour on two cores)
 # make kills  kills the preparation of cases at 20 random moments and compares what the last run leaves, byte by byte
 # make benchmark measures this code beside PyTorch, nnU-Net and MONAI (same environment; the machine should be idle)
+# make docs   builds the documentation into build/docs, with warnings as errors
 # Another interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ RUN := runs/demo
 READY := $(VENV)/.ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 ORIGINALS := .venv-parity
-.PHONY: demo test lint format audit kills parity benchmark clean
+.PHONY: demo test lint format audit kills parity benchmark docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,10 @@ parity: $(ORIGINALS)/.ready
 benchmark: $(ORIGINALS)/.ready
 	-$(ORIGINALS)/bin/python -m kd_jax.native  # without a C++ compiler it is measured without the compiled operators
 	$(ORIGINALS)/bin/python -m experiments.benchmark --json runs/benchmark.json --plot runs/benchmark.png
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "Open build/docs/index.html"
 
 format: $(READY)
 	$(VENV)/bin/ruff format .

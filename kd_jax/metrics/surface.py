@@ -63,7 +63,8 @@ def hd95(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h
     percentile, so that an error seen from one side only weighs half as much.
 
     Args:
-      prediction, reference: masks on one grid.
+      prediction: a mask.
+      reference: a mask on the same grid.
       spacing: voxel size in mm along each axis.
     """
     if not (prediction.any() and reference.any()):

@@ -1,1 +1,1 @@
-"""The files of one case to arrays: every byte read, everything that is wrong said, and the way back."""
+"""From the files of one case to arrays: every byte is read, everything wrong is reported; and results back to files."""

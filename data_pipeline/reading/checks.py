@@ -1,4 +1,4 @@
-"""What may be wrong with one file of a case, or with two of them together."""
+"""Checks of one file of a case, or of two of them together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from data_pipeline.reading.nifti import Geometry, Volume
 AFFINE_TOLERANCE = 1e-3  # mm; registered images agree to rounding
 SPACING_TOLERANCE = 0.05  # mm around the 1 mm of BraTS
 SKULL_STRIPPED_FRACTION = 0.6  # a brain fills about 18 % of BraTS's volume and half of its own bounding box
-SMALLEST_BRAIN = 0.4  # litres below which images are not compared by their tissues: a fragment has too few of them
+SMALLEST_BRAIN = 0.4  # litres; tissues of a smaller fragment are not compared, because it has too few of them
 LARGEST_BRAIN = 2.5  # litres; an adult brain with its CSF has 1.0 to 1.9
-BORDER_SHARE = 0.5  # of the outermost voxels must share a value for it to be the background
-VOLUME_SHARE = 0.05  # the same for the whole volume, where the image is cropped to the head
-# Interpolation leaves a few per cent of negative voxels; of a z-scored image about half are.
+BORDER_SHARE = 0.5  # share of the outermost voxels with one value for it to be the background
+VOLUME_SHARE = 0.05  # the same for the whole volume, if the image is cropped to the head
+# Interpolation makes a few per cent of the voxels negative, z-scoring about half of them.
 NORMALISED_NEGATIVE_SHARE = 0.2
 
 
@@ -30,8 +30,8 @@ class CheckedImage:
     Attributes:
       data: clipped where needed.
       foreground: voxels that are not background.
-      skull: there is more of them than a brain can have.
-      findings: what is unusual.
+      skull: there are more of them than a brain can have.
+      findings: everything unusual.
     """
 
     data: Float32[np.ndarray, "d h w"]
@@ -43,11 +43,11 @@ class CheckedImage:
 def background_value(data: Float32[np.ndarray, "d h w"]) -> float:
     """The constant around the brain: 0 in most data sets, another one in images that are already z-scored.
 
-    The most frequent value of the outermost voxels; where they share none (cropped to the head), the
-    most frequent of the volume; where that is rare too (no background at all), 0.
+    The most frequent value of the outermost voxels; if they share none (cropped to the head), the most frequent of the
+    volume; if that is rare too (no background at all), 0.
     """
     border = np.concatenate([data.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
-    # Most often one value has all of the border or nearly: then there is nothing to sort.
+    # Mostly one value fills nearly all of the border, and nothing has to be sorted.
     if np.count_nonzero(border == border[0]) > 0.5 * border.size:
         return float(border[0])
     for voxels, share in ((border, BORDER_SHARE), (data.ravel(), VOLUME_SHARE)):
@@ -58,7 +58,7 @@ def background_value(data: Float32[np.ndarray, "d h w"]) -> float:
 
 
 def check_image(volume: Volume) -> CheckedImage:
-    """Find the background of one modality, clip negative voxels, and say what is unusual."""
+    """Find the background of one modality, clip negative voxels, and report everything unusual."""
     data, found = volume.data, []
     which = "" if volume.channel is None else f"volume {volume.channel}: "
     lowest, highest = volume.range
@@ -67,9 +67,9 @@ def check_image(volume: Volume) -> CheckedImage:
     count = np.count_nonzero(foreground)
     negative = np.count_nonzero(data < 0) if lowest < 0 else 0
     if background != 0:
-        found.append(f"the background is the constant {background:.4g}, the image is already normalised")
+        found.append(f"the background is the constant {background:.4g}: the image is already normalised")
     elif negative > NORMALISED_NEGATIVE_SHARE * count:
-        found.append(f"{negative} voxels are negative, the image is already normalised with background 0")
+        found.append(f"{negative} voxels are negative: the image is already normalised, with background 0")
     elif negative:
         found.append(f"{negative} negative voxels clipped to 0")
         data = np.maximum(data, 0)
@@ -93,7 +93,7 @@ def _skull(volume: Volume, foreground: int) -> Finding | None:
     share = foreground / volume.data.size
     litres = foreground * float(np.prod(volume.spacing)) * 1e-6
     if share > SKULL_STRIPPED_FRACTION:
-        found = f"{share:.0%} of the voxels are not background, is the skull stripped?"
+        found = f"{share:.0%} of the voxels are not background: is the skull stripped?"
     elif litres > LARGEST_BRAIN:
         found = f"{litres:.1f} litres are not background, more than a brain has: is the skull stripped?"
     else:
@@ -105,7 +105,7 @@ def _skull(volume: Volume, foreground: int) -> Finding | None:
 
 
 def check_spacing(geometry: Geometry) -> list[Finding]:
-    """Networks of this field are trained on 1 mm."""
+    """Warn of a spacing other than 1 mm, on which networks of this field are trained."""
     if max(abs(s - 1) for s in geometry.spacing) <= SPACING_TOLERANCE:
         return []
     return [
@@ -113,13 +113,13 @@ def check_spacing(geometry: Geometry) -> list[Finding]:
             "warning",
             geometry.source,
             f"spacing {' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm, not the 1 mm of BraTS",
-            "cases are resampled to the spacing of the run; detail finer than that of the file does not come back",
+            "the case will be resampled to the run's spacing, which cannot restore detail that the file lacks",
         )
     ]
 
 
 def check_header(geometry: Geometry) -> list[Finding]:
-    """The places of a header that say where the voxels are must agree; nibabel believes the sform first."""
+    """Warn if the fields of a header that place the voxels disagree; nibabel prefers the sform."""
     header = geometry.header_on_disk
     used = np.linalg.norm(geometry.affine_on_disk[:3, :3], axis=0)
     edges = np.asarray(header["pixdim"][1:4], np.float64)
@@ -127,15 +127,15 @@ def check_header(geometry: Geometry) -> list[Finding]:
         with np.errstate(all="ignore"):
             sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError) as error:
-        found = f"the qform cannot be read ({error}), the sform is used"
+        found = f"the qform cannot be read ({error}); the sform is used"
         return [Finding("warning", geometry.source, found, "repair the header", mending.agree(geometry.source))]
     if sform is not None and qform is not None and not np.allclose(sform, qform, rtol=0, atol=AFFINE_TOLERANCE):
         found = f"sform {_rows(sform)} and qform {_rows(qform)} differ by more than {AFFINE_TOLERANCE} mm"
     elif not np.allclose(edges, used, rtol=0, atol=AFFINE_TOLERANCE):
-        found = f"pixdim says {_edges(edges)} mm per voxel, the affine {_edges(used)} mm"
+        found = f"pixdim gives {_edges(edges)} mm per voxel, the affine {_edges(used)} mm"
     else:
         return []
-    remedy = "the sform is used here; make them agree, as other programs may use the other"
+    remedy = "the sform is used here; make them agree, because other programs may use the other"
     return [Finding("warning", geometry.source, found, remedy, mending.agree(geometry.source))]
 
 
@@ -147,8 +147,8 @@ def check_same_grid(first: Geometry, other: Geometry, *, ignore_affine: bool = F
     """Two files of a case must describe the same voxels.
 
     Raises:
-      InputError: the shapes differ, or the affines by more than 0.001 unless `ignore_affine`, which
-        makes a warning of it.
+      InputError: the shapes differ, or the affines differ by more than 0.001 mm; with `ignore_affine` the latter is a
+        warning.
     """
     findings = compare_grids(first, other, ignore_affine=ignore_affine)
     if any(finding.severity == "error" for finding in findings):
@@ -159,7 +159,7 @@ def check_same_grid(first: Geometry, other: Geometry, *, ignore_affine: bool = F
 def compare_grids(
     first: Geometry, other: Geometry, *, ignore_affine: bool = False, label: bool = False
 ) -> list[Finding]:
-    """An error where two files of a case do not describe the same voxels; a warning if `ignore_affine`.
+    """An error if two files of a case do not describe the same voxels; a warning with `ignore_affine`.
 
     Args:
       first: the grid that counts.
@@ -178,9 +178,9 @@ def compare_grids(
         f"by more than {AFFINE_TOLERANCE}"
     )
     if ignore_affine:
-        return [Finding("warning", other.source, found, "ignored as asked")]
+        return [Finding("warning", other.source, found, "ignored as requested")]
     remedy = (
-        "register the case's files, or pass --ignore-affine (to train: --data.ignore_affine true) "
+        "register the case's files, or pass --ignore-affine (for training: --data.ignore_affine true) "
         "if only the header is wrong"
     )
     return [Finding("error", other.source, found, remedy, command)]
@@ -197,7 +197,7 @@ def check_label(
     mask: Bool[np.ndarray, "d2 h2 w2"],
     file: Path,
 ) -> list[Finding]:
-    """A label with no tumour at all, or tumour where no image shows brain (`mask`, inside `crop`)."""
+    """Report a label without tumour, or with tumour where no image shows brain (`mask`, inside `crop`)."""
     tumour = (classes > 0) & (classes < len(CLASSES))
     count = np.count_nonzero(tumour)
     if count == 0:
@@ -205,5 +205,5 @@ def check_label(
     outside = count - np.count_nonzero(tumour[crop] & mask)
     if not outside:
         return []
-    found = f"{outside} tumour voxels are outside the brain mask and not trained on"
-    return [Finding("note", file, found, "compare the label with the images if they are many")]
+    found = f"{outside} tumour voxels lie outside the brain mask and are not trained on"
+    return [Finding("note", file, found, "compare the label with the images if there are many")]

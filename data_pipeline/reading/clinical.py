@@ -1,7 +1,7 @@
 """Raw clinical scans: how they are recognised, and the commands that bring them to the space of BraTS.
 
-DICOM -> NIfTI -> rigid to T1CE -> rigid to the SRI24 atlas at 1 mm -> one brain mask for all. The
-programs are FSL's, FreeSurfer's SynthStrip and dcm2niix: registration is not this project's.
+DICOM -> NIfTI -> rigid to T1CE -> rigid to the SRI24 atlas at 1 mm -> one brain mask for all. The programs are FSL,
+FreeSurfer's SynthStrip and dcm2niix: they do registration better than this project could.
 """
 
 import os
@@ -17,8 +17,8 @@ from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.nifti import Geometry
 
 ANCHORS: tuple[Modality, ...] = ("t1ce", "t1", "t2", "flair")
-"""The others are registered to the first of these that a case has: T1CE has the finest detail."""
-_LOOKED_AT = 200  # files whose content is looked at for DICOM's mark
+"""The first of these that a case has is what its other images are registered to: T1CE has the finest detail."""
+_OPENED = 200  # files that are opened to look for DICOM's mark
 _DICOM_NAME = re.compile(r".*\.(dcm|dicom|ima)", re.IGNORECASE)
 _NIFTI_NAME = re.compile(r".*\.nii(\.gz)?", re.IGNORECASE)
 
@@ -31,31 +31,31 @@ def raw_scan(
     commands: bool,
     refuse: bool,
 ) -> list[Finding]:
-    """A case that was never preprocessed: a skull in all modalities, or in some of them and no common grid of 1 mm.
+    """Recognise a case that was never preprocessed: a skull in all modalities, or in some and no common grid of 1 mm.
 
     Args:
       case: its id.
       grids: of its modalities.
-      skulls: the modalities in which there is more than a brain.
-      commands: the modalities are whole files, so that commands can name them.
+      skulls: the modalities that show more than a brain.
+      commands: every modality has a file of its own, so that commands can name it.
       refuse: an error instead of a warning.
     """
     spacings = {m: " x ".join(f"{s:.3g}" for s in grid.spacing) for m, grid in grids.items()}
     coarse = [m for m in skulls if max(abs(s - 1) for s in grids[m].spacing) > SPACING_TOLERANCE]
     first, *others = grids.values()
-    apart = any(compare_grids(first, other) for other in others)
-    if not skulls or not (coarse or apart or len(skulls) == len(grids)):
+    differ = any(compare_grids(first, other) for other in others)
+    if not skulls or not (coarse or differ or len(skulls) == len(grids)):
         return []
     signs = [f"skull in {', '.join(skulls)}"]
     signs += [f"spacing {spacings[m]} mm of {m}" for m in coarse]
-    signs += ["modalities on different grids"] if apart else []
+    signs += ["modalities on different grids"] if differ else []
     files = {m: grid.source for m, grid in grids.items()}
     return [
         Finding(
             "error" if refuse else "warning",
             None,
             f"these look like raw clinical scans ({'; '.join(signs)})",
-            "bring them to the space of BraTS first, python -m data_pipeline.check prints the commands "
+            "bring them to the space of BraTS first; python -m data_pipeline.check prints the commands "
             "(to segment them as they are: kd_jax.predict --accept-raw)",
             to_atlas(case, files) if commands else None,
         )
@@ -80,11 +80,11 @@ def to_atlas(case: str, files: Mapping[Modality, Path]) -> str:
         f"-out {final[anchor]}",
     ]
     for m in moving:
-        there, all_the_way = _matrix(work, m, anchor), _matrix(work, m, "atlas")
+        to_anchor, to_target = _matrix(work, m, anchor), _matrix(work, m, "atlas")
         lines += [
-            f"flirt -in {straight[m]} -ref {straight[anchor]} -dof 6 -omat {there}",
-            f"convert_xfm -omat {all_the_way} -concat {_matrix(work, anchor, 'atlas')} {there}",
-            f'flirt -in {straight[m]} -ref "$ATLAS" -applyxfm -init {all_the_way} -out {final[m]}',
+            f"flirt -in {straight[m]} -ref {straight[anchor]} -dof 6 -omat {to_anchor}",
+            f"convert_xfm -omat {to_target} -concat {_matrix(work, anchor, 'atlas')} {to_anchor}",
+            f'flirt -in {straight[m]} -ref "$ATLAS" -applyxfm -init {to_target} -out {final[m]}',
         ]
     lines += [
         "# one brain mask for all",
@@ -101,12 +101,12 @@ def from_dicom(folder: Path) -> str:
 
 
 def dicom_answer(root: Path) -> InputError | None:
-    """What to say of a folder with DICOM files and no NIfTI; None if it is no such folder."""
+    """The error for a folder with DICOM files and no NIfTI; None for any other folder."""
     found: Path | None = None
     for number, path in enumerate(_files(root)):
         if _NIFTI_NAME.fullmatch(path.name):
             return None
-        if found is None and (_DICOM_NAME.fullmatch(path.name) or (number < _LOOKED_AT and _has_mark(path))):
+        if found is None and (_DICOM_NAME.fullmatch(path.name) or (number < _OPENED and _has_mark(path))):
             found = path
     if found is None:
         return None
@@ -123,7 +123,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _has_mark(path: Path) -> bool:
-    """DICOM files have any name, and DICM after a preamble of 128 bytes."""
+    """Whether the file has DICM after a preamble of 128 bytes: DICOM files may have any name."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

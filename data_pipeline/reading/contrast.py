@@ -1,17 +1,16 @@
-"""Images under a wrong name: which modality a file is, by what it shows of tissues.
+"""Images under a wrong name: the tissues that a file shows tell which modality it is.
 
-CSF is dark and white matter bright on T1, so that T1 (or T1CE) tells where to look on the others.
-Oedema, where it is labelled, is brightest on FLAIR; enhancing tumour is brighter on T1CE than on T1, and nothing is
-darker there than on T1 as clearly as vessels and tumour are brighter.
-Every figure is relative to the image's own spread, so that scale and offset do not matter.
+CSF is dark and white matter bright on T1, so that T1 (or T1CE) tells where these tissues are on the others. Labelled
+oedema is brightest on FLAIR. Enhancing tumour is brighter on T1CE than on T1, and no tissue is darker there than on T1
+as clearly as vessels and tumour are brighter. Every figure is relative to the image's own spread, so that scale and
+offset do not matter.
 
-Measured on 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms, by `experiments.swaps` for
-those with four modalities. As they are, none of the 24 is suspected, and none of the 22 with four
-modalities by any two of its modalities. Swapped and labelled, T1/T2, T1/FLAIR, T2/FLAIR, T1CE/FLAIR and
-T1CE/T2 are noticed in all, T1/T1CE in 20 of 22 (the others have no enhancing tumour to speak of). Without
-labels the same, but for T1/FLAIR, which both show CSF dark (18 of 22), T1CE/FLAIR where nothing else is
-there (0 of 2) and T1/T1CE (13 of 22, both patients among them). With the label of another case on the
-same grid 339 of 392 are suspected.
+Measured by `experiments.swaps` on 4 real cases (two of them T1CE and FLAIR alone) and 20 phantoms. None of the 24
+correct cases is suspected, and none of the 22 with four modalities by any two of its modalities. In labelled cases,
+swaps of T1/T2, T1/FLAIR, T2/FLAIR, T1CE/FLAIR and T1CE/T2 are all noticed, T1/T1CE in 20 of 22 (the others have hardly
+any enhancing tumour). Without labels the figures are the same except for T1/FLAIR, which both show CSF dark (18 of 22),
+T1CE/FLAIR without other modalities (0 of 2) and T1/T1CE (13 of 22, among them both patients). With the label of another
+case on the same grid, 339 of 392 are suspected.
 """
 
 from collections.abc import Mapping
@@ -28,18 +27,18 @@ from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.nifti import Volume
 
 SAMPLED_VOXELS = 200_000
-"""About how many voxels of the brain the percentiles are of; more change none of the figures."""
+"""Voxels of the brain that percentiles are taken over, approximately; more of them change none of the figures."""
 LESION_VOXELS = 100
-"""Labelled voxels below which a lesion is not looked at."""
+"""Fewest labelled voxels for a lesion to be considered."""
 
 # Percentiles of T1 inside the brain, and the tissue found there.
 _CSF, _GREY, _WHITE = (3, 8), (15, 35), (60, 90)
-# CSF less white matter, in units of the spread between the 5th and 95th percentile. Patients and phantoms have
-# T1CE -0.88 to -0.50, T2 0.48 to 0.87, FLAIR -0.75 to -0.53; under a wrong name 0.11, 0.49 and -0.17 and up.
+# CSF minus white matter, in units of the spread between the 5th and 95th percentile. Patients and phantoms have
+# T1CE -0.88 to -0.50, T2 0.48 to 0.87, FLAIR -0.75 to -0.53; under a wrong name at least 0.11, 0.49 and -0.17.
 _FLAIR_CSF, _T1CE_CSF, _T2_CSF = -0.3, -0.2, 0.0
 _BRIGHT_OEDEMA = 0.75  # oedema's rank on FLAIR below which the label cannot be this patient's
-# Where T1 exceeds T1CE most over where T1CE exceeds T1 most, medians and spreads made alike: patients and phantoms have
-# 0.3 to 1.02, under a wrong name 0.98 to 3.3. A contrast agent only brightens: vessels if nothing else.
+# The largest excess of T1 over T1CE relative to that of T1CE over T1, standardised: patients and phantoms have 0.3 to
+# 1.02, under a wrong name 0.98 to 3.3. A contrast agent only brightens, at least the vessels.
 _DARKENED = 1.5
 _RANK_MARGIN = 0.03  # oedema's rank: FLAIR 0.98 to 1, T1 and T1CE up to 0.88; T1CE above T1 by 0.08 and more
 
@@ -53,7 +52,7 @@ class _Tissue:
 
 
 def check_distinct(volumes: Mapping[Modality, Volume]) -> list[Finding]:
-    """Two modalities with the same voxels are one file under two names."""
+    """Report modalities with the same voxels: one file under two names."""
     return [
         Finding(
             "warning",
@@ -67,7 +66,7 @@ def check_distinct(volumes: Mapping[Modality, Volume]) -> list[Finding]:
 
 
 def _identical(a: Float32[np.ndarray, "d h w"], b: Float32[np.ndarray, "d2 h2 w2"]) -> bool:
-    middle = a.shape[0] // 2  # differs at once between any two modalities
+    middle = a.shape[0] // 2  # one slice tells almost any two modalities apart, without reading the rest
     return a.shape == b.shape and np.array_equal(a[middle], b[middle]) and np.array_equal(a, b)
 
 
@@ -78,12 +77,12 @@ def check_contrast(
     files: Mapping[Modality, Path],
     voxel_ml: float,
 ) -> list[Finding]:
-    """Modalities whose tissues look like another's.
+    """Report modalities whose tissues look like another modality's.
 
     Args:
       images: of one grid.
       mask: the brain.
-      classes: internal classes on that grid, if labelled.
+      classes: internal classes on that grid, if there is a label.
       files: of the images.
       voxel_ml: volume of a voxel in millilitres.
     """
@@ -97,7 +96,7 @@ def check_contrast(
         lesion = {index: mask & (classes == index) for index in (CLASSES.index("ED"), CLASSES.index("ET"))}
         found = _by_lesion(inside, images, lesion, found)
     if not found and {"t1", "t1ce"} <= images.keys() and _darkened(images["t1"][mask], images["t1ce"][mask]):
-        found["t1ce"] = "falls below T1 further than it rises above it, where a contrast agent only brightens"
+        found["t1ce"] = "is darker than T1 by more than it is brighter, but a contrast agent only brightens"
     return [
         Finding("warning", files[m], reason, "compare with the case's other files: are two of them swapped?")
         for m, reason in found.items()
@@ -113,13 +112,13 @@ def _by_tissue(inside: Mapping[Modality, Float32[np.ndarray, "n"]]) -> dict[Moda
     seen = {m: _tissue(values, low, grey, high) for m, values in inside.items() if m != guide}
     found: dict[Modality, str] = {}
     if "flair" in seen and seen["flair"].csf > _FLAIR_CSF:
-        found["flair"] = f"CSF (dark on {guide.upper()}) is not darker than white matter, which it is on FLAIR"
+        found["flair"] = f"CSF (dark on {guide.upper()}) is not darker than white matter, as it should be on FLAIR"
     if "t2" in seen and seen["t2"].csf < _T2_CSF:
-        found["t2"] = f"CSF (dark on {guide.upper()}) is not brighter than white matter, which it is on T2"
+        found["t2"] = f"CSF (dark on {guide.upper()}) is not brighter than white matter, as it should be on T2"
     if "t1ce" in seen and seen["t1ce"].csf > _T1CE_CSF:
-        found["t1ce"] = "CSF (dark on T1) is not darker than white matter, which it is on T1CE"
+        found["t1ce"] = "CSF (dark on T1) is not darker than white matter, as it should be on T1CE"
     elif not found and "t1ce" in seen and "flair" in seen and seen["t1ce"].grey > seen["flair"].grey:
-        found["flair"] = "grey matter is darker relative to white matter than on T1CE, where it should be brighter"
+        found["flair"] = "grey matter is darker relative to white matter than on T1CE; on FLAIR it should be brighter"
     return found
 
 
@@ -168,7 +167,7 @@ def _by_lesion(
     oedema = rank.get("ED", {}).get("flair", 1)
     if oedema < _BRIGHT_OEDEMA and "flair" not in found:
         found["flair"] = (
-            f"the labelled oedema is brighter than {oedema:.0%} of the normal brain, where FLAIR shows it brighter "
+            f"the labelled oedema is brighter than only {oedema:.0%} of the normal brain; FLAIR shows oedema brighter "
             "than nearly all of it: is the label another patient's?"
         )
     for rival in ("t1", "t1ce"):
@@ -180,5 +179,5 @@ def _by_lesion(
 
 
 def _rank(lesion: Float32[np.ndarray, "k"], brain: Float32[np.ndarray, "n"]) -> float:
-    """Share of the normal brain that is darker than the lesion."""
+    """Share of the normal brain that is darker than the lesion's median."""
     return float(np.mean(brain < np.median(lesion)))

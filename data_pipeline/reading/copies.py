@@ -8,10 +8,10 @@ from data_pipeline.reading.findings import Finding
 
 
 def find_copies(cases: Iterable[tuple[str, Mapping[Modality, Hashable]]]) -> list[Finding]:
-    """Warnings for groups of cases that share images: a patient among them may be trained and validated on.
+    """Warnings for groups of cases that share images: a patient could be in both training and validation.
 
     Args:
-      cases: ids, each with what tells one image from another by modality.
+      cases: ids, each with a mark per modality that tells one image from another.
     """
     holders: dict[tuple[Modality, Hashable], list[str]] = defaultdict(list)
     for case, marks in cases:
@@ -26,7 +26,7 @@ def find_copies(cases: Iterable[tuple[str, Mapping[Modality, Hashable]]]) -> lis
             "warning",
             None,
             f"cases {', '.join(names)} have the same {', '.join(modalities)}",
-            "remove the copies, or one patient is trained and validated on",
+            "remove the copies, or the same patient may be trained and validated on",
         )
         for names, modalities in shared.items()
     ]

@@ -1,7 +1,6 @@
-"""What a person should know about their files: how severe it is, what was found, and what to do about it.
+"""Findings: what a person should know about their files, how severe it is, and what to do about it.
 
-Errors are for what would make a result meaningless, warnings for what may, and notes for what was
-repaired or recognised and the user should know.
+An error would make a result meaningless, a warning might; a note tells of something that was repaired or recognised.
 """
 
 from collections import Counter
@@ -17,7 +16,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """Worst first."""
 
 REPEATED = 5
-"""Cases that may share a finding word for word before it is said once for all."""
+"""Most cases with the same words in a finding that are listed one by one; more are summed up in a line."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,10 @@ class Finding:
 
     Attributes:
       severity: an error makes the case unusable.
-      file: where, if it is one file.
-      found: what was found.
-      remedy: what to do about it; empty where a note asks for nothing.
-      command: the command lines that do it, where they are known.
+      file: the file, if it concerns one.
+      found: the observation.
+      remedy: what to do about it; empty for a note that asks for nothing.
+      command: command lines that do it, if they are known.
     """
 
     severity: Severity
@@ -47,11 +46,11 @@ class Finding:
         return f"{self.found}{mark}{self.remedy}" if self.remedy else self.found
 
     def note(self) -> str:
-        """The finding with the name of its file, for lists that name the case."""
+        """The finding with the name of its file but no folder, for lists that name the case."""
         return f"{self.file.name}: {self.brief()}" if self.file else self.brief()
 
     def as_json(self) -> dict[str, Any]:
-        """Its attributes, the file as text."""
+        """The attributes, with the file as text."""
         return {**asdict(self), "file": None if self.file is None else str(self.file)}
 
     @classmethod
@@ -60,7 +59,7 @@ class Finding:
         return cls(**{**content, "file": None if content["file"] is None else Path(content["file"])})
 
     def without_folder(self) -> "Finding":
-        """The finding for results that do not depend on where the files lie."""
+        """The finding without its folder and command, for results that must not depend on where the files lie."""
         return replace(self, file=None if self.file is None else Path(self.file.name), command=None)
 
 
@@ -70,7 +69,7 @@ def error_of(problem: FileError) -> Finding:
 
 
 class Refusal(InputError):
-    """A case that cannot be used. The message has all errors among its findings, one per line."""
+    """A case that cannot be used. The message holds all errors among its findings, one per line."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.errors = [finding for finding in findings if finding.severity == "error"]
@@ -88,9 +87,9 @@ class Refusal(InputError):
 
 
 def common_words(findings: Iterable[tuple[str, Finding]], severity: Severity) -> dict[str, int]:
-    """What more than `REPEATED` cases share word for word but for the file, with the number of cases, most first."""
-    said = {(case, finding.brief()) for case, finding in findings if finding.severity == severity}
-    holders = Counter(words for _, words in said)
+    """Findings that more than `REPEATED` cases share but for the file name: words to number of cases, most first."""
+    distinct = {(case, finding.brief()) for case, finding in findings if finding.severity == severity}
+    holders = Counter(words for _, words in distinct)
     return {words: count for words, count in sorted(holders.items(), key=lambda h: (-h[1], h[0])) if count > REPEATED}
 
 
@@ -99,11 +98,11 @@ def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: i
 
     Args:
       findings: of all severities, each with the id of its case.
-      severity: which to say.
-      shown: lines at most, beside one that counts the rest.
+      severity: the one to list.
+      shown: most lines; one more counts the rest.
 
     Returns:
-      First what many cases share (`common_words`), once for all of them; then the others, case by case.
+      First the findings that many cases share (`common_words`), a line each; then the others, case by case.
     """
     chosen = [(case, finding) for case, finding in findings if finding.severity == severity]
     common = common_words(chosen, severity)

@@ -1,7 +1,7 @@
-"""What two images of one grid have in common: their mutual information inside both brains.
+"""Mutual information of two images of one grid, inside both brains.
 
 It is highest where both show the same tissue at the same place, whatever their contrasts (Wells et al. 1996; Maes et
-al. 1997).
+al. 1997), so that it tells whether files are aligned without knowing the modalities.
 """
 
 import math
@@ -22,10 +22,10 @@ ByOffset = Mapping[tuple[str, str], Float64[np.ndarray, "offsets"]]
 """By ordered pair of images, a value for each of several displacements."""
 
 FLIPS: tuple[tuple[int, ...], ...] = tuple(tuple(a for a in range(3) if code >> a & 1) for code in range(8))
-"""Mirrored canonical axes by code; the code of two mirrorings after each other is the exclusive or of theirs."""
+"""Mirrored canonical axes by code; the code of two mirrorings in sequence is the exclusive or of their codes."""
 
 SAMPLED_VOXELS = 100_000
-"""Most voxels of the box around the brain that are looked at."""
+"""Most voxels of the box around the brain that are sampled."""
 COMMON_VOXELS = 2_000
 """Sampled voxels inside both brains below which two images are not compared."""
 
@@ -34,7 +34,7 @@ _SPECK = 0.003  # of the largest slice's brain: slices with less do not belong t
 
 
 def brain_box(crop: Box, mask: Bool[np.ndarray, "d2 h2 w2"]) -> Box:
-    """The box around the brain without slices that only a speck reaches: they would move its centre."""
+    """The box around the brain, without slices that hold only a speck: they would move its centre."""
     box = []
     for axis, whole in enumerate(crop):
         thinned = mask[tuple(slice(None) if a == axis else slice(None, None, 2) for a in range(3))]
@@ -52,7 +52,7 @@ def stride(box: Box) -> int:
 def codes(image: CheckedImage, box: Box) -> Codes | None:
     """Intensities inside the brain in `_BINS` steps from 1, outside 0; None if they are all the same.
 
-    The sampled positions mirror each other, so that to flip the result is to flip the image inside the box.
+    The sampled positions mirror each other, so that flipping the result equals flipping the image inside the box.
     """
     lattice = _lattice(box)
     inside, values = image.foreground[lattice], image.data[lattice].astype(np.float64)
@@ -64,7 +64,7 @@ def codes(image: CheckedImage, box: Box) -> Codes | None:
 
 
 def label_codes(classes: UInt8[np.ndarray, "d h w"], brain: Bool[np.ndarray, "a b c"], box: Box) -> Codes:
-    """Classes inside the brain from 1, outside 0, at the positions of `codes`, where `brain` is known."""
+    """Classes plus 1 inside the brain, 0 outside, at the positions of `codes`, for which `brain` is given."""
     return np.where(brain, classes[_lattice(box)] + 1, 0).astype(np.uint8)
 
 
@@ -78,7 +78,7 @@ def _symmetric(extent: slice, step: int) -> Int64[np.ndarray, "n"]:
 
 
 def when_flipped(images: Mapping[str, Codes]) -> ByFlip:
-    """Of all pairs `by_flip`."""
+    """`by_flip` of all pairs."""
     pairs: dict[tuple[str, str], np.ndarray] = {}
     for a, b in combinations(images, 2):
         pairs[a, b] = pairs[b, a] = by_flip(images[a], images[b])
@@ -86,7 +86,7 @@ def when_flipped(images: Mapping[str, Codes]) -> ByFlip:
 
 
 def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> ByOffset:
-    """Of all pairs `by_offset`, the first of each moved; with every offset goes its opposite."""
+    """`by_offset` of all ordered pairs, the first moved; every offset needs its opposite among the offsets."""
     opposite = [offsets.index((-x, -y, -z)) for x, y, z in offsets]
     pairs: dict[tuple[str, str], np.ndarray] = {}
     for a, b in combinations(images, 2):
@@ -96,25 +96,25 @@ def when_moved(images: Mapping[str, Codes], offsets: Sequence[Offset]) -> ByOffs
 
 
 def by_flip(first: Codes, second: Codes) -> Float64[np.ndarray, "8"]:
-    """Mutual information in nats for every one of `FLIPS` of one of the two, no matter of which."""
+    """Mutual information in nats for each of `FLIPS`, applied to either of the two."""
     return np.array([_information(first, np.flip(second, axes)) for axes in FLIPS])
 
 
 def by_offset(moved: Codes, still: Codes, offsets: Sequence[Offset]) -> Float64[np.ndarray, "n"]:
-    """Mutual information in nats for every displacement of the first, in sampled positions per axis."""
+    """Mutual information in nats for each displacement of the first, in sampled positions per axis."""
     return np.array([_information(*_overlap(moved, still, offset)) for offset in offsets])
 
 
 def _overlap(
     moved: Codes, still: Codes, offset: Offset
 ) -> tuple[UInt8[np.ndarray, "a2 b2 c2"], UInt8[np.ndarray, "a2 b2 c2"]]:
-    there = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(offset, still.shape, strict=True))
-    here = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(offset, still.shape, strict=True))
-    return moved[here], still[there]
+    of_still = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(offset, still.shape, strict=True))
+    of_moved = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(offset, still.shape, strict=True))
+    return moved[of_moved], still[of_still]
 
 
 def _information(first: Codes, second: Codes) -> float:
-    """In nats; 0 where too little of the brains is common to both."""
+    """Mutual information in nats; 0 if the brains overlap too little."""
     side = _BINS + 1
     counts = np.bincount((first.astype(np.uint16) * side + second).ravel(), minlength=side**2)
     joint = counts.reshape(side, side)[1:, 1:]
@@ -125,6 +125,6 @@ def _information(first: Codes, second: Codes) -> float:
 
 
 def _entropy(counts: Int64[np.ndarray, "n"], total: int) -> float:
-    """With the correction of Miller (1955) for samples that are few for the bins."""
+    """Entropy in nats, with Miller's (1955) correction for few samples per bin."""
     share = counts[counts > 0] / total
     return float(-(share * np.log(share)).sum() + (share.size - 1) / (2 * total))

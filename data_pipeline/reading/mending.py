@@ -1,7 +1,7 @@
 """Command lines that mend a file.
 
-Those in Python need what this project is installed with; `flirt` is FSL's, `mri_synthstrip` FreeSurfer's. They
-overwrite no file of the data set: files are renamed, or written under their whole path to the folder `mended`.
+Those in Python need only this project's own dependencies; `flirt` is FSL's, `mri_synthstrip` FreeSurfer's. They never
+overwrite a file of the data set: they rename it, or write a new one under its full path into the folder `mended`.
 """
 
 import shlex
@@ -14,7 +14,7 @@ def rename(path: Path, name: str) -> str:
 
 
 def agree(path: Path) -> str:
-    """Make qform and voxel sizes those of the affine that is used."""
+    """Make the qform and the voxel sizes agree with the affine that is used."""
     return _python(path, "i = n.load(a); i.set_qform(i.affine, int(i.header['sform_code']) or 1); n.save(i, b)")
 
 
@@ -30,7 +30,7 @@ def strip(path: Path) -> str:
 
 
 def regrid(path: Path, to: Path, *, label: bool) -> str:
-    """Bring a file to the grid of another: by their headers and, for an image, by registration."""
+    """Bring a file to the grid of another: by their headers or, for an image, by registration."""
     order = 0 if label else 3
     by_header = _python(
         path,
@@ -45,12 +45,12 @@ def regrid(path: Path, to: Path, *, label: bool) -> str:
 
 
 def register(path: Path, to: Path) -> str:
-    """Bring an image to the place of another by rigid registration."""
+    """Bring an image into alignment with another by rigid registration."""
     return f"{_make_room(path)} && flirt -in {_q(path)} -ref {_q(to)} -dof 6 -out {_q(_mended(path))}"
 
 
 def _python(path: Path, code: str, *others: Path) -> str:
-    """The code finds its files as a, b (mended) and c."""
+    """A Python command line; the code finds its files as a, b (the mended one) and c."""
     names = ", ".join("abc"[: 2 + len(others)])
     files = " ".join(map(_q, (path, _mended(path), *others)))
     return f"{_make_room(path)} && python -c {_q(f'import sys, nibabel as n; {names} = sys.argv[1:]; {code}')} {files}"
@@ -61,7 +61,7 @@ def _make_room(path: Path) -> str:
 
 
 def _mended(path: Path) -> Path:
-    """Files of several cases may have one name."""
+    """The file's full path below `mended`: files of several cases may share a name."""
     absolute = path.absolute()
     return Path("mended", absolute.relative_to(absolute.anchor))
 

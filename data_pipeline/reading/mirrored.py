@@ -1,7 +1,7 @@
-"""Files whose voxels are mirrored against the rest of the case.
+"""Files whose voxels are mirrored relative to the rest of the case.
 
-Images are compared with each other, a label with FLAIR: labelled oedema is brighter there than the unlabelled voxel at
-its mirror image.
+Images are compared with each other, a label with FLAIR: labelled oedema is brighter there than the unlabelled voxel
+across the mid-plane.
 """
 
 from collections import Counter
@@ -18,34 +18,34 @@ from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import FLIPS, ByFlip
 
 LABEL = "label"
-"""Among the names of images."""
+"""Name of the label among the names of images."""
 OEDEMA_VOXELS = 100
-"""Labelled voxels with an unlabelled mirror image below which a label is not compared."""
+"""Fewest labelled voxels with an unlabelled mirror image for a label to be compared."""
 SAMPLED_OEDEMA = 2_000
-"""About how many labelled voxels are looked at."""
+"""Labelled voxels that are sampled, approximately."""
 
-# Information mirrored over as it is: up to 0.46 for pairs as they are, 2.1 and more where one is mirrored.
+# Information when mirrored over information as it is: up to 0.46 for correct pairs, 2.1 and more if one is mirrored.
 _MARGIN = 1.5
 _LEAST = 0.1  # nats
 # Share of oedema that is darker than its mirror image: up to 0.27, and 0.71 and more under a mirrored label.
 _BRIGHTER = 0.65
-# Rank in the brain of what is there: oedema has 0.95 and more, white matter on a T1 named FLAIR up to 0.85 in patients.
+# Rank of the mirror image in the brain: oedema has 0.95 and more, white matter on a T1 named FLAIR up to 0.85.
 _BRIGHT = 0.9
 
 _AXES = ("left-right", "front-back", "top-bottom")
-_REMEDY = "compare them in a viewer: flip back what was flipped without its header"
+_REMEDY = "compare them in a viewer, and flip back the one that was flipped without its header"
 
 
 def image_flips(information: ByFlip, names: Sequence[str]) -> dict[str, int]:
-    """By modality the mirroring with which all fit best, where that is clear; else that of most.
+    """For each modality the mirroring with which all fit best, if it is clearly better; else the majority's.
 
     Args:
-      information: of every ordered pair for every one of `FLIPS`, as `information.when_flipped` returns it.
+      information: from `information.when_flipped`.
       names: the images to compare.
     """
     if len(names) < 2:
         return dict.fromkeys(names, 0)
-    # Every combination; the first image stays as it is, since only differences can be seen.
+    # Every combination; the first image stays as it is, because only differences can be seen.
     free = np.indices((len(FLIPS),) * (len(names) - 1)).reshape(len(names) - 1, -1)
     trial = dict(zip(names, (np.zeros_like(free[0]), *free), strict=True))
     total = np.sum([information[a, b][trial[a] ^ trial[b]] for a, b in combinations(names, 2)], axis=0)
@@ -53,14 +53,14 @@ def image_flips(information: ByFlip, names: Sequence[str]) -> dict[str, int]:
     most = Counter(best.values()).most_common(1)[0][0]
 
     def fit(m: str, flip: int) -> float:
-        """To the others, with this mirroring."""
+        """How well the image fits the others with this mirroring."""
         return float(np.mean([information[m, other][flip ^ best[other]] for other in names if other != m]))
 
     return {m: flip if fit(m, flip) > max(_LEAST, _MARGIN * fit(m, most)) else most for m, flip in best.items()}
 
 
 def label_flip(classes: UInt8[np.ndarray, "d h w"], flair: CheckedImage, box: Box) -> int | None:
-    """The mirroring of the label that puts its oedema where FLAIR is bright; None where that is not clear."""
+    """The mirroring of the label that puts its oedema where FLAIR is bright; None if that is not clear."""
     labelled = np.flatnonzero(classes == CLASSES.index("ED"))
     here = np.array(np.unravel_index(labelled[:: max(1, labelled.size // SAMPLED_OEDEMA)], classes.shape))
     thinned = tuple(slice(s.start, s.stop, 4) for s in box)
@@ -90,7 +90,7 @@ def _intensities(image: CheckedImage, where: Int64[np.ndarray, "3 n"]) -> Float3
 
 
 def mirrored(flips: Mapping[str, int], files: Mapping[str, Path]) -> list[Finding]:
-    """One finding per file that differs from most; per group, if there is no larger one."""
+    """One finding per file that differs from the majority; without a majority, one per group."""
     ranked = Counter(flips.values()).most_common()
     groups = {flip: [name for name in flips if flips[name] == flip] for flip, _ in ranked}
     right, *rest = groups or [0]
@@ -110,7 +110,7 @@ def mirrored(flips: Mapping[str, int], files: Mapping[str, Path]) -> list[Findin
 
 
 def listed(names: Sequence[str]) -> str:
-    """Modalities, and the label, as findings write them."""
+    """Names of modalities and of the label as findings write them."""
     return ", ".join(name if name == LABEL else name.upper() for name in names)
 
 

@@ -1,7 +1,7 @@
 """Read NIfTI in one canonical orientation; write results back on the grid they came from.
 
-Everything inside the project is RAS+ (nibabel's closest canonical orientation). What is needed to
-return to the file's own grid travels in `Geometry`.
+Everything inside the project is RAS+ (nibabel's closest canonical orientation), so that no other code asks how a file
+is oriented. `Geometry` carries what is needed to return to the file's own grid.
 """
 
 import gzip
@@ -26,7 +26,7 @@ _INTEGER_TOLERANCE = 1e-3  # labels stored as scaled integers come back as 0.999
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Geometry:
-    """Where the voxels of a file are, in canonical orientation and on disk.
+    """The positions of a file's voxels, in canonical orientation and on disk.
 
     Attributes:
       affine: canonical voxel indices to mm.
@@ -54,7 +54,7 @@ class Volume(Geometry):
     Attributes:
       data: intensities.
       range: smallest and largest of them.
-      channel: which volume of a 4-D file.
+      channel: index of the volume in a 4-D file; None for a 3-D file.
     """
 
     data: Float32[np.ndarray, "d h w"]
@@ -63,7 +63,7 @@ class Volume(Geometry):
 
     @property
     def name(self) -> str:
-        """The file's name, for display; of a 4-D file with the volume."""
+        """The file's name, for display; with the volume if the file is 4-D."""
         return self.source.name if self.channel is None else f"{self.source.name} volume {self.channel}"
 
     def geometry(self) -> Geometry:
@@ -76,7 +76,7 @@ def read_image(path: Path, channel: int | None = None) -> Volume:
 
     Args:
       path: the file.
-      channel: which volume of a 4-D file; None expects one 3-D volume.
+      channel: index of the volume in a 4-D file; None expects one 3-D volume.
 
     Raises:
       FileError: as `open_nifti` and `image_of`.
@@ -88,8 +88,8 @@ def image_of(stored: Stored, channel: int | None = None) -> Volume:
     """One volume of a file as an image.
 
     Raises:
-      FileError: the file is not one 3-D volume or has no such channel, the volume contains NaN or
-        Inf, or has the same value everywhere.
+      FileError: the file is not one 3-D volume or has no such channel; the volume contains NaN or Inf, or has the same
+        value everywhere.
     """
     values, geometry = _canonical(stored, channel)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes Inf, which is reported
@@ -107,11 +107,10 @@ def image_of(stored: Stored, channel: int | None = None) -> Volume:
 
 
 def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarray, "d h w"], Geometry]:
-    """A label file as internal classes, the cavity among them, in canonical orientation.
+    """A label file as internal classes, including the cavity, in canonical orientation.
 
     Raises:
-      FileError: as `open_nifti` for files that cannot be read, and for values that are not integers
-        or that the convention does not know.
+      FileError: as `open_nifti`; also for values that are not integers or that the convention does not know.
     """
     values, geometry = _canonical(open_nifti(path), None)
     small, counts = _small_integers(path, values, convention)
@@ -124,7 +123,7 @@ def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarra
 def _small_integers(
     path: Path, values: np.ndarray, convention: LabelConvention
 ) -> tuple[UInt8[np.ndarray, "d h w"], Integer[np.ndarray, "256"]]:
-    """Label values as bytes, with how often each occurs; no convention has other values."""
+    """Label values as bytes, with the number of voxels of each; no convention has larger values."""
     if values.dtype.kind == "f":
         values = _rounded(path, values)
     if values.dtype != np.uint8 and not (values.min() >= 0 and values.max() <= 255):
@@ -151,11 +150,11 @@ def _rounded(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def _unknown_labels(path: Path, unknown: list[int], convention: LabelConvention) -> FileError:
-    remedy = 'pass --label-map (to train: --data.label_map) with what the values mean, as in "1=NCR,2=ED,4=ET"'
+    remedy = 'pass --label-map with the meaning of the values, as in "1=NCR,2=ED,4=ET" (for training: --data.label_map)'
     if convention.name == "brats2023" and unknown == [4]:
         remedy = (
-            "from 2024 on 4 is the resection cavity: pass --layout brats2024 (to train: --data.layout brats2024) if "
-            "this is such a set, else --label-map (to train: --data.label_map)"
+            "from 2024 on, 4 is the resection cavity: pass --layout brats2024 (for training: --data.layout brats2024) "
+            "if this is such a data set, else --label-map (for training: --data.label_map)"
         )
     expected = _listed(sorted(convention.to_class))
     return FileError(path, f"found label {_listed(unknown)}, expected one of {expected} ({convention.name})", remedy)
@@ -164,7 +163,7 @@ def _unknown_labels(path: Path, unknown: list[int], convention: LabelConvention)
 def write_label(path: Path, classes: UInt8[np.ndarray, "d h w"], like: Geometry, convention: LabelConvention) -> None:
     """Write internal classes on the original grid of `like`, in the values of `convention`, as uint8.
 
-    Shape, affine, orientation, and the qform and sform codes are those of the source. Gzip'd by name.
+    Shape, affine, orientation, and the qform and sform codes are the source's. Names in .gz are compressed.
 
     Raises:
       InputError: the folder cannot be written to; nothing is left behind.
@@ -181,13 +180,13 @@ def write_probabilities(
 ) -> None:
     """Write one volume per channel as 4-D float32 NIfTI on the original grid of `like`.
 
-    The header's description names the channels. The values are gone through plane by plane.
+    The header's description names the channels. Values are written plane by plane, to save memory.
 
     Raises:
       InputError: the folder cannot be written to; nothing is left behind.
       ValueError: the probabilities are not on the grid of `like`.
     """
-    # Noise-like mantissas hardly compress: more effort costs minutes and saves a few per cent.
+    # Noise-like mantissas hardly compress: a higher level costs minutes and saves a few per cent.
     _write(path, _to_disk(probabilities, like), like, compression=1, description=" ".join(channels))
 
 
@@ -196,7 +195,7 @@ def _listed(values: list[int]) -> str:
 
 
 def _canonical(stored: Stored, channel: int | None) -> tuple[np.ndarray, Geometry]:
-    """A view of one volume in canonical orientation, in the data type that the file implies."""
+    """A view of one volume in canonical orientation, in the file's own data type."""
     values, shape = _volume(stored, channel)
     orientation = orientations.io_orientation(stored.affine)
     canonical = orientations.apply_orientation(values, orientation)
@@ -214,7 +213,7 @@ def _canonical(stored: Stored, channel: int | None) -> tuple[np.ndarray, Geometr
 
 
 def _volume(stored: Stored, channel: int | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Three axes of a file, and the shape of a file with such a volume alone."""
+    """One volume of a file, and the shape of a file that holds this volume alone."""
     shape = tuple(int(n) for n in stored.values.shape)
     if channel is None:
         if any(n != 1 for n in shape[3:]):
@@ -230,7 +229,7 @@ def _volume(stored: Stored, channel: int | None) -> tuple[np.ndarray, tuple[int,
 
 
 def _to_disk(values: np.ndarray, like: Geometry) -> np.ndarray:
-    """From canonical orientation to the order of axes on disk; trailing axes stay."""
+    """From canonical orientation to the order of axes on disk; trailing axes stay last."""
     if values.shape[:3] != like.shape:
         raise ValueError(f"values of shape {values.shape} are not on the grid {like.shape} of {like.source}")
     orientation = orientations.ornt_transform(_RAS, orientations.io_orientation(like.affine_on_disk))
@@ -245,9 +244,9 @@ def _write(path: Path, on_disk: np.ndarray, like: Geometry, *, compression: int,
     header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
     if description:
         header["descrip"] = description.encode()
-    header.extensions.clear()  # may carry what identifies the patient
+    header.extensions.clear()  # they may identify the patient
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    # As an image of zeros that take no memory: it brings shape, affine and header into agreement.
+    # nibabel brings shape, affine and header into agreement for an image, here one of zeros that takes no memory.
     image = kind(np.broadcast_to(on_disk.dtype.type(0), on_disk.shape), like.affine_on_disk, header)
     image.update_header()
     with file_atomically(path) as file:

@@ -1,4 +1,4 @@
-"""All files of one case read once, every voxel, and everything that is wrong with them."""
+"""All files of one case: every voxel read once, and everything that is wrong with them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ from data_pipeline.reading.stored import open_nifti
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """The modalities of one case as their files have them, cropped to the brain.
+    """The modalities of one case as stored in their files, cropped to the brain.
 
     Attributes:
-      images: by modality, in channel order; intensities as stored, but for repairs that `findings` name.
+      images: by modality, in channel order; intensities as stored, except for repairs that `findings` name.
       mask: union of the read modalities' non-background voxels, holes filled; on the files' own grid.
       crop: the bounding box of the mask in the canonical volume.
       reference: the grid of the first modality read.
-      classes: internal classes of the label file on the whole grid; None where it was not read.
-      findings: what was clipped, recognised or looks suspicious; no errors.
+      classes: internal classes of the label file on the whole grid; None if it was not read.
+      findings: repairs and suspicions; no errors.
     """
 
     images: dict[Modality, Float32[np.ndarray, "d h w"]]
@@ -44,11 +44,11 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What is in the files of a case.
+    """The contents of a case's files.
 
     Attributes:
-      scan: of the files that could be read and lie on one grid; None if there is none.
-      findings: everything that is wrong or unusual, the worst not necessarily first.
+      scan: of the files that could be read and lie on one grid; None if there are none.
+      findings: everything that is wrong or unusual, in no particular order.
     """
 
     scan: Scan | None
@@ -63,12 +63,12 @@ def inspect_case(
     label: bool = True,
     refuse_raw: bool = False,
 ) -> Inspection:
-    """Read every voxel of a case's files and collect all findings; nothing of the user's is raised.
+    """Read every voxel of a case's files and collect all findings; problems with the files are not raised.
 
     Args:
       case: from `layouts.find.find_cases`.
       modalities: only these are read, and only they make the mask.
-      ignore_affine: files whose affines differ are taken to be on one grid all the same.
+      ignore_affine: take files whose affines differ to lie on one grid all the same.
       label: read the label file too, if there is one.
       refuse_raw: a raw clinical scan is an error, not a warning.
     """
@@ -90,25 +90,26 @@ def inspect_case(
     checked = {m: check_image(volumes.pop(m)) for m in grids}
     findings += [finding for image in checked.values() for finding in image.findings]
     skulls = [m for m, image in checked.items() if image.skull]
-    commands = not case.channels  # which name whole files
+    commands = not case.channels  # commands name whole files, not volumes of a 4-D file
     raw = raw_scan(case.id, grids, skulls, commands=commands, refuse=refuse_raw)
-    if raw:  # one list of commands mends all that was found so far
+    if raw:  # one list of commands mends everything found so far
         findings = [*(replace(finding, command=None) for finding in findings), *raw]
 
     fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
     crop, mask = _brain([checked[m].foreground for m in fitting])
     classes = read[0] if read and read[1].shape == reference.shape else None
-    apart: list[Finding] = []
+    misaligned: list[Finding] = []
     if not any(finding.severity == "error" for finding in on_grids):
-        apart = check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
-        findings += apart if commands and not raw else [replace(finding, command=None) for finding in apart]
-    # Copies, so that what lies outside the crop is freed volume by volume.
+        misaligned = check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
+        named = commands and not raw
+        findings += misaligned if named else [replace(finding, command=None) for finding in misaligned]
+    # Copies, so that each whole volume is freed as soon as its crop is taken.
     images = {m: checked.pop(m).data[crop].copy() for m in fitting}
     if classes is not None and case.label is not None:
         findings += check_label(classes, crop, mask, case.label)
     cropped = None if classes is None else classes[crop]
     voxel_ml = float(np.prod(reference.spacing)) * 1e-3
-    if all(finding.file == case.label for finding in apart):  # tissues are compared voxel by voxel
+    if all(finding.file == case.label for finding in misaligned):  # tissues are compared voxel by voxel
         findings += check_contrast(images, mask, cropped, case.images, voxel_ml)
     unusual = tuple(finding for finding in findings if finding.severity != "error")
     return Inspection(Scan(images, mask, crop, reference, classes, unusual), tuple(findings))
@@ -124,7 +125,12 @@ def read_scan(
 ) -> Scan:
     """Read and check a case and crop it to its union of non-background voxels.
 
-    Args: as `inspect_case`.
+    Args:
+      case: from `layouts.find.find_cases`.
+      modalities: only these are read, and only they make the mask.
+      ignore_affine: take files whose affines differ to lie on one grid all the same.
+      label: read the label file too, if there is one.
+      refuse_raw: a raw clinical scan is an error, not a warning.
 
     Raises:
       InputError: all errors of the case, one per line.
@@ -144,9 +150,9 @@ def _read_images(case: Case, present: Sequence[Modality], findings: list[Finding
         except FileError as problem:
             findings.append(error_of(problem))
             continue
-        if case.channels and (volumes_there := math.prod(stored.values.shape[3:])) != len(case.channels):
+        if case.channels and (count := math.prod(stored.values.shape[3:])) != len(case.channels):
             remedy = f"dataset.json names {len(case.channels)}: correct one of the two"
-            findings.append(Finding("error", path, f"has {volumes_there} volumes", remedy))
+            findings.append(Finding("error", path, f"has {count} volumes", remedy))
             continue
         for m in inside:
             try:
@@ -173,7 +179,7 @@ def _read_label(case: Case, findings: list[Finding]) -> tuple[UInt8[np.ndarray, 
 
 
 def _check_grids(images: Sequence[Geometry], label: Geometry | None, ignore_affine: bool) -> list[Finding]:
-    """The headers of a case's files, and whether they agree. Volumes of one file have one header."""
+    """Findings about the headers of a case's files. Volumes of one file share a header."""
     findings: list[Finding] = []
     files = {grid.source: grid for grid in (*images, *([label] if label else []))}
     for grid in files.values():
@@ -187,7 +193,7 @@ def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Box, Bool[
     """Bounding box of the union, and inside it the union with its holes filled."""
     union = np.logical_or.reduce(foregrounds)
     crop = ndimage.find_objects(union.view(np.uint8))[0]
-    # A hole is background that is not connected to the outside: one labelling instead of the many
-    # dilations of scipy's binary_fill_holes. The padding joins everything outside into one component.
+    # A hole is background that is not connected to the outside: one labelling, where scipy's binary_fill_holes takes
+    # many dilations. The padding joins everything outside into one component.
     background, _ = ndimage.label(~np.pad(union[crop], 1))
     return crop, (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""A NIfTI file from disk to voxels: every byte is read, and what cannot be a picture of a head is refused."""
+"""A NIfTI file from disk to voxels: every byte is read, and files that cannot be an image of a head are refused."""
 
 import gzip
 import math
@@ -39,8 +39,8 @@ def open_nifti(path: Path) -> Stored:
     """Every byte of a file, with its checksum verified.
 
     Raises:
-      FileError: the file is missing, truncated, not NIfTI, without three axes, not of real numbers,
-        or lies nowhere that a head could be.
+      FileError: the file is missing, truncated or not NIfTI; has fewer than three axes, voxels that are not real
+        numbers, or an extent that no head has.
     """
     path = Path(path)
     image = _parse(path, _content(path))
@@ -58,7 +58,7 @@ def open_nifti(path: Path) -> Stored:
 
 
 def wrong_shape(path: Path, shape: tuple[int, ...]) -> FileError:
-    """What to say of a file that is not one 3-D volume."""
+    """The error for a file that is not one 3-D volume."""
     remedy = "split multi-channel files into one file per modality"
     command = mending.split(path) if len(shape) == 4 and shape[3] > 1 else None
     return FileError(path, f"shape {shape}, expected one 3-D volume", remedy, command)
@@ -70,22 +70,22 @@ def _check_extent(path: Path, affine: Float64[np.ndarray, "4 4"], shape: tuple[i
         spacing = " x ".join(f"{edge:.4g}" for edge in edges)
         raise FileError(
             path,
-            f"{' x '.join(map(str, shape[:3]))} voxels of {spacing} mm are no picture of a head",
+            f"{' x '.join(map(str, shape[:3]))} voxels of {spacing} mm are not an image of a head",
             "repair the header, whose unit must be mm",
         )
 
 
 def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    # A damaged header may claim terabytes: what is there is compared before memory is asked for.
+    # A damaged header may claim terabytes: compare with the bytes that exist before allocating memory.
     proxy = image.dataobj
     try:
-        there = len(proxy.file_like.getbuffer()) - proxy.offset
+        available = len(proxy.file_like.getbuffer()) - proxy.offset
         needed = math.prod(image.shape) * proxy.dtype.itemsize
-        if there < needed:
-            raise OSError(f"expected {needed} bytes, got {max(there, 0)}")
+        if available < needed:
+            raise OSError(f"expected {needed} bytes, got {max(available, 0)}")
         with np.errstate(all="ignore"):
             return np.asanyarray(proxy)
-    except Exception as error:  # whatever nibabel stumbles over is the file's
+    except Exception as error:  # whatever nibabel trips over is the file's fault
         raise FileError(
             path, f"the voxel data are incomplete ({one_line(error)})", "copy or download the file again"
         ) from error
@@ -120,17 +120,17 @@ def _content(path: Path) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> nib.Nifti1Image:
-    # Looking first keeps nibabel from logging its attempts to repair what was never NIfTI.
+    # Looking first keeps nibabel from logging its attempts to repair a file that never was NIfTI.
     if content[:2] == b"\x1f\x8b":
         command = mending.rename(path, path.name + ".gz")
-        found = "the file is compressed with gzip, which its name does not say"
+        found = "the file is compressed with gzip, but its name does not end in .gz"
         raise FileError(path, found, "rename it to .nii.gz", command)
     if not _is_nifti(content):
         raise FileError(path, "not a NIfTI file (no NIfTI header)", _CONVERT)
     kind = nib.Nifti2Image if 540 in _header_sizes(content) else nib.Nifti1Image
     try:
         return kind.from_bytes(content)
-    except Exception as error:  # whatever nibabel stumbles over is the file's
+    except Exception as error:  # whatever nibabel trips over is the file's fault
         raise FileError(path, f"not a NIfTI file ({one_line(error)})", _CONVERT) from error
 
 

@@ -147,15 +147,15 @@ ERRORS = (
     Damage("magic", {"t1": header(344, "4s", b"abc\0")}, "error", "not a NIfTI file"),  # type: ignore[arg-type]
     Damage("unknown data type", {"t1": header(70, "hh", 999, 16)}, "error", "not a NIfTI file"),
     Damage("terabytes claimed", {"t1": header(40, "5h", 4, 999, 999, 999, 9999)}, "error", "19938065974002 bytes, got"),
-    Damage("metres claimed", {"t1": header(40, "4h", 3, 32767, 32767, 1)}, "error", "are no picture of a head"),
+    Damage("metres claimed", {"t1": header(40, "4h", 3, 32767, 32767, 1)}, "error", "are not an image of a head"),
     Damage("longer than the file", {"t1": header(40, "4h", 3, 28, 16, 12)}, "error", "voxel data are incomplete"),
     Damage("an axis of length 0", {"t1": header(40, "4h", 3, 14, 0, 12)}, "error", "shape (14, 0, 12)"),
     Damage("two axes", {"t1": header(40, "4h", 2, 14, 16, 1)}, "error", "shape (14, 16), expected one 3-D volume"),
     Damage("voxels beyond the end", {"t1": header(108, "f", 1e6)}, "error", "are incomplete"),
     Damage("NaN in the sform", {"t1": header(280, "f", np.nan)}, "error", "is not invertible"),
     Damage("singular sform", {"t1": header(280, "4f", 0, 0, 0, 0)}, "error", "is not invertible"),
-    Damage("in metres", everywhere(voxels(lambda v: v, SRI24 / 1000)), "error", "are no picture of a head"),
-    Damage("in micrometres", everywhere(voxels(lambda v: v, SRI24 * 1000)), "error", "are no picture of a head"),
+    Damage("in metres", everywhere(voxels(lambda v: v, SRI24 / 1000)), "error", "are not an image of a head"),
+    Damage("in micrometres", everywhere(voxels(lambda v: v, SRI24 * 1000)), "error", "are not an image of a head"),
     # Voxels.
     Damage("one NaN", {"t1ce": one(np.nan)}, "error", "1 voxels are NaN or Inf"),
     Damage("one Inf", {"t1ce": one(np.inf)}, "error", "1 voxels are NaN or Inf"),
@@ -216,7 +216,7 @@ WARNINGS = (
         "another affine, ignored",
         {"t2": voxels(lambda v: v, shifted(2))},
         "warning",
-        "by more than 0.001; ignored as asked",
+        "by more than 0.001; ignored as requested",
         options={"ignore_affine": True},
     ),
     Damage("2 mm", everywhere(voxels(lambda v: v, SRI24 * 2)), "warning", "spacing 2 x 2 x 2 mm, not the 1 mm"),
@@ -240,15 +240,15 @@ WARNINGS = (
     Damage("one file twice", {"flair": copy_of("t2")}, "warning", "_t2.nii.gz and BraTS2021_00000_flair.nii.gz are"),
     Damage("no tumour", {"seg": voxels(np.zeros_like)}, "warning", "no tumour is labelled"),
     Damage("sform and qform", everywhere(another_qform), "warning", "and qform [-1 0 0 0; 0 -1 0 242; 0 0 1 0] differ"),
-    Damage("pixdim", {"t1": header(80, "3f", 3, 3, 3)}, "warning", "pixdim says 3 x 3 x 3 mm per voxel, the affine 1"),
-    Damage("NaN in pixdim", {"t1": header(80, "f", np.nan)}, "warning", "pixdim says nan x 1 x 1 mm"),
+    Damage("pixdim", {"t1": header(80, "3f", 3, 3, 3)}, "warning", "pixdim gives 3 x 3 x 3 mm per voxel, the affine 1"),
+    Damage("NaN in pixdim", {"t1": header(80, "f", np.nan)}, "warning", "pixdim gives nan x 1 x 1 mm"),
 )
 
 NOTES = (
     Damage("one negative voxel", {"t2": one(-3, (0, 0, 0))}, "note", "1 negative voxels clipped to 0"),
-    Damage("z-scores around 0", {"t2": voxels(z_score)}, "note", "already normalised with background 0"),
+    Damage("z-scores around 0", {"t2": voxels(z_score)}, "note", "already normalised, with background 0"),
     Damage("z-scores", {"t1": voxels(lambda v: (v - 80.0) / 9)}, "note", "constant -8.889, the image is already norm"),
-    Damage("tumour outside the brain", {"seg": one(2, (0, 0, 0), np.uint8)}, "note", "1 tumour voxels are outside"),
+    Damage("tumour outside the brain", {"seg": one(2, (0, 0, 0), np.uint8)}, "note", "1 tumour voxels lie outside"),
     Damage("a modality missing", {"t1": remove, "t2": remove}, MISSING, "no t1, t2"),
     Damage("no label", {"seg": remove}, MISSING, "no label file"),
     Damage(

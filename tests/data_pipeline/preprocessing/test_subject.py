@@ -66,7 +66,7 @@ def test_normalisation_forgets_scale_and_offset_of_the_background(tmp_path, rng)
     shifted = load_subject(case, 1.0)
     np.testing.assert_allclose(shifted.images, plain.images, atol=1e-4)
     assert any(
-        "background is the constant -13.51, the image is already normalised" in n
+        "background is the constant -13.51: the image is already normalised" in n
         for n in map(Finding.note, shifted.findings)
     )
 

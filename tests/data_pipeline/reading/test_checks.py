@@ -43,7 +43,7 @@ def test_z_scores_around_a_zero_background_are_not_clipped(tmp_path, rng):
 
     rewrite(case.images["flair"], z_score)
     subject = load_subject(case, 1.0)
-    assert "the image is already normalised with background 0" in subject.findings[0].found
+    assert "the image is already normalised, with background 0" in subject.findings[0].found
     channel = MODALITIES.index("flair")
     # Brain voxels that the union has and this image has not change the scale a little.
     np.testing.assert_allclose(subject.images[..., channel], plain.images[..., channel], atol=0.1)
@@ -66,7 +66,7 @@ def test_skull_and_spacing_are_noted(tmp_path, rng):
     case = one_case(tmp_path, rng, modalities=("flair",), affine=affine)
     rewrite(case.images["flair"], lambda v: v + rng.integers(1, 99, v.shape).astype(np.int16))
     notes = notes_of(case)
-    assert "100% of the voxels are not background, is the skull stripped?" in notes
+    assert "100% of the voxels are not background: is the skull stripped?" in notes
     assert "spacing 0.5 x 0.5 x 1 mm, not the 1 mm of BraTS" in notes
 
 
@@ -86,7 +86,7 @@ def test_no_tumour_and_tumour_outside_the_brain_are_noted(tmp_path, rng):
         return voxels
 
     rewrite(case.label, corner)
-    assert "2 tumour voxels are outside the brain mask" in notes_of(case)
+    assert "2 tumour voxels lie outside the brain mask" in notes_of(case)
 
 
 @pytest.mark.parametrize("role", ["t2", "seg"])
@@ -117,4 +117,4 @@ def test_affines_must_agree(tmp_path, rng, role):
     assert f"{path}: affine [1 0 0 -13; 0 1 0 226.001; 0 0 1 0] differs from" in str(error.value)
     assert "[1 0 0 -13; 0 1 0 224; 0 0 1 0]" in str(error.value)
     assert "--ignore-affine" in str(error.value)
-    assert "ignored as asked" in notes_of(case, ignore_affine=True)
+    assert "ignored as requested" in notes_of(case, ignore_affine=True)

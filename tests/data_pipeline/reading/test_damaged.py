@@ -49,7 +49,7 @@ def test_the_check_says_it(tmp_path, damage):
     for finding in report.findings:
         assert "\n" not in str(finding)
         assert finding.remedy or finding.severity == "note"
-    assert report.case.id in repr(report.as_json())
+    assert report.source.id in repr(report.as_json())
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)

@@ -64,7 +64,7 @@ def test_all_pass_the_check_with_the_notes_they_deserve(reports):
     } | {
         name: [
             *(
-                f"{name}_{m}.nii.gz: the background is the constant {value}, the image is already normalised"
+                f"{name}_{m}.nii.gz: the background is the constant {value}: the image is already normalised"
                 for m, value in values.items()
             ),
             "no t1, t2; networks that need them cannot use this case",

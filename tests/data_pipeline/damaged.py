@@ -247,7 +247,7 @@ WARNINGS = (
 NOTES = (
     Damage("one negative voxel", {"t2": one(-3, (0, 0, 0))}, "note", "1 negative voxels clipped to 0"),
     Damage("z-scores around 0", {"t2": voxels(z_score)}, "note", "already normalised, with background 0"),
-    Damage("z-scores", {"t1": voxels(lambda v: (v - 80.0) / 9)}, "note", "constant -8.889, the image is already norm"),
+    Damage("z-scores", {"t1": voxels(lambda v: (v - 80.0) / 9)}, "note", "constant -8.889: the image is already norm"),
     Damage("tumour outside the brain", {"seg": one(2, (0, 0, 0), np.uint8)}, "note", "1 tumour voxels lie outside"),
     Damage("a modality missing", {"t1": remove, "t2": remove}, MISSING, "no t1, t2"),
     Damage("no label", {"seg": remove}, MISSING, "no label file"),

@@ -1,6 +1,6 @@
-"""nnU-Net's and the MSD's dataset.json: which channel is which modality, which label value which class.
+"""nnU-Net's and the MSD's dataset.json: the modality of each channel and the class of each label value.
 
-The names of both are free text; the spellings of the field are known here.
+Both are named in free text; the spellings of the field are listed here.
 """
 
 import re
@@ -43,7 +43,7 @@ _REGION_NAMES: Mapping[str, str] = MappingProxyType(
     {"WT": "wt; whole; whole tumor; complete tumor", "TC": "tc; core; tumor core", "ET": _ENHANCING}
 )
 
-_HOW = "say what the values mean with --label-map (to train: --data.label_map)"
+_HOW = "say what the values mean with --label-map (for training: --data.label_map)"
 _CAVITY_NAMES: Mapping[str, str] = MappingProxyType({"RC": "rc; cavity; resection cavity"})
 
 
@@ -69,7 +69,7 @@ def _known(name: str, spellings: Mapping[str, str]) -> str | None:
 
 
 def _by_value(labels: object) -> object:
-    """Labels by name; the MSD and nnU-Net 1 have names by value."""
+    """Labels by name; files of the MSD and nnU-Net 1 have names by value instead."""
     if isinstance(labels, dict) and labels and all(str(key).isdigit() for key in labels):
         return {name: int(value) for value, name in labels.items()}
     return labels
@@ -77,7 +77,7 @@ def _by_value(labels: object) -> object:
 
 @dataclass(frozen=True)
 class _Content:
-    """The part of a dataset.json that says what its files are."""
+    """The part of a dataset.json that describes its files."""
 
     labels: Annotated[dict[str, int | list[int]], BeforeValidator(_by_value)]
     channel_names: dict[int, str] | None = None
@@ -90,8 +90,8 @@ class DatasetJson:
     """A dataset.json.
 
     Attributes:
-      file: where it is.
-      channels: which channel is which modality.
+      file: its path.
+      channels: index of each modality's channel.
       labels: names with a value, or with the values of a region.
     """
 
@@ -101,11 +101,11 @@ class DatasetJson:
 
 
 def read_dataset_json(file: Path) -> DatasetJson:
-    """Read what a dataset.json says of channels and labels.
+    """Read the channels and labels of a dataset.json.
 
     Raises:
-      FileError: it cannot be read or is of another form, channels are not counted from 0, one is of no known
-        modality, two are of one, or the files are not NIfTI.
+      FileError: the file cannot be read or has another form; channels are not counted from 0; a channel has no known
+        modality, or two have the same; the images are not NIfTI.
     """
     try:
         content = TypeAdapter(_Content).validate_json(file.read_bytes())
@@ -117,7 +117,9 @@ def read_dataset_json(file: Path) -> DatasetJson:
         raise FileError(file, f"at {where}: {problem['msg'].lower()}", "expected the form of nnU-Net 2") from error
     names = content.channel_names or content.modality
     if not names:
-        raise FileError(file, "has neither channel_names nor modality", "say there which channel is which modality")
+        raise FileError(
+            file, "has neither channel_names nor modality", "add channel_names with the modality of each channel"
+        )
     if sorted(names) != list(range(len(names))):
         found = f"has the channels {', '.join(map(str, sorted(names)))}"
         raise FileError(file, found, f"expected 0 to {len(names) - 1}: channels are counted from 0 without a gap")
@@ -125,7 +127,7 @@ def read_dataset_json(file: Path) -> DatasetJson:
     for channel, name in sorted(names.items()):
         modality = modality_named(name)
         if modality is None or modality in channels:
-            what = "no known modality" if modality is None else f"{modality}, which channel {channels[modality]} is too"
+            what = "not a known modality" if modality is None else f"{modality}, as is channel {channels[modality]}"
             raise FileError(
                 file, f'channel {channel} is called "{name}": {what}', "correct the name, as in T1, T1CE, T2 and FLAIR"
             )
@@ -136,10 +138,10 @@ def read_dataset_json(file: Path) -> DatasetJson:
 
 
 def label_convention(dataset: DatasetJson) -> LabelConvention:
-    """What the label values mean by the names of the labels: classes, or regions as lists of values.
+    """The meaning of the label values by the names of the labels: classes, or regions as lists of values.
 
     Raises:
-      FileError: the names are not known, or are not NCR, ED and ET, or WT, TC and ET, once each.
+      FileError: a name is not known, or the names are not NCR, ED and ET, or WT, TC and ET, once each.
     """
     sets = {name: {value} if isinstance(value, int) else set(value) for name, value in dataset.labels.items()}
     _check_values(dataset, sets)
@@ -175,7 +177,7 @@ def _from_regions(dataset: DatasetJson, sets: Mapping[str, set[int]]) -> dict[st
     if not enhancing < core < whole:
         shown = {name: sorted(values) for name, values in sets.items()}
         raise FileError(
-            dataset.file, f"labels has the regions {shown}, each not a part of the one before", "correct labels"
+            dataset.file, f"labels has the regions {shown}, which do not lie within each other", "correct labels"
         )
     return {"ED": whole - core, "NCR": core - enhancing, "ET": enhancing}
 
@@ -185,7 +187,7 @@ def _named(dataset: DatasetJson, sets: Mapping[str, set[int]], spellings: Mappin
     for name, values in sets.items():
         ours = _known(name, spellings)
         if ours is None or ours in found:
-            what = f"no known name of {', '.join(spellings)}" if ours is None else f"a second {ours}"
+            what = f"not a known name of {', '.join(spellings)}" if ours is None else f"a second {ours}"
             raise FileError(dataset.file, f'labels calls one "{name}", {what}', _HOW)
         found[ours] = values
     if missing := [ours for ours in spellings if ours not in found]:

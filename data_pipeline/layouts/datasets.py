@@ -10,7 +10,7 @@ from data_pipeline.conventions import CONVENTIONS, MODALITIES, LabelConvention, 
 from data_pipeline.errors import FileError
 from data_pipeline.layouts.dataset_json import DatasetJson, label_convention, read_dataset_json
 from data_pipeline.layouts.table import LAYOUTS, patient_of
-from data_pipeline.layouts.tree import Tree, Wanted, is_nifti
+from data_pipeline.layouts.tree import Overrides, Tree, is_nifti
 
 DATASET_FILE = "dataset.json"
 _IMAGES = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
@@ -18,14 +18,14 @@ _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?")
 
 
 def image_folders(tree: Tree) -> Iterator[tuple[Path, Path]]:
-    """Folders of images that a dataset.json describes, each with that file; a root may be such a folder itself."""
+    """Folders of images that a dataset.json describes, each with that file; the root may be such a folder itself."""
     for folder in tree:
         if folder.absolute().name in _IMAGES and (file := folder.absolute().parent / DATASET_FILE).is_file():
             yield folder, file
 
 
 def without_datasets(tree: Tree) -> Tree:
-    """The folders that no dataset.json speaks of."""
+    """The tree without the folders that a dataset.json describes."""
     claimed = {folder.absolute().parent for folder, _ in image_folders(tree)}
     return {
         folder: names
@@ -34,31 +34,30 @@ def without_datasets(tree: Tree) -> Tree:
     }
 
 
-def find_in_datasets(tree: Tree, wanted: Wanted) -> list[Case]:
+def find_in_datasets(tree: Tree, overrides: Overrides) -> list[Case]:
     """Cases of folders with a dataset.json.
 
     Raises:
-      FileError: a dataset.json that cannot be used (see `dataset_json`); a file of a channel that it does not name;
-        images that are named as nnU-Net's or the MSD's, and no dataset.json.
+      FileError: a dataset.json cannot be used (see `dataset_json`); a file belongs to a channel that it does not name.
     """
     cases = []
     for folder, file in image_folders(tree):
         names = [name for name in tree[folder] if is_nifti(name)]
         layout = "nnunet" if any(_NUMBERED.fullmatch(name) for name in names) else "msd"
-        if names and wanted.layout in (None, layout):
+        if names and overrides.layout in (None, layout):
             dataset = read_dataset_json(file)
             find = _numbered if layout == "nnunet" else _four_dimensional
-            cases += list(find(folder, names, dataset, wanted.labels))
+            cases += list(find(folder, names, dataset, overrides.labels))
     return cases
 
 
 def require_dataset_json(tree: Tree) -> None:
-    """Raises FileError for images named as nnU-Net's or the MSD's without the dataset.json that explains them."""
+    """Raises FileError for folders named as nnU-Net's or the MSD's without the dataset.json that explains them."""
     for folder, names in tree.items():
         parent = folder.absolute().parent
         if folder.absolute().name in _IMAGES and any(map(is_nifti, names)) and not (parent / DATASET_FILE).is_file():
-            remedy = f"put the data set's own there, beside {folder.name}: it says what the channels and labels are"
-            raise FileError(parent / DATASET_FILE, "not there", remedy)
+            remedy = f"put the data set's own file next to {folder.name}: it names the channels and labels"
+            raise FileError(parent / DATASET_FILE, "does not exist", remedy)
 
 
 def _numbered(folder: Path, names: list[str], dataset: DatasetJson, override: LabelConvention | None) -> Iterator[Case]:
@@ -71,7 +70,7 @@ def _numbered(folder: Path, names: list[str], dataset: DatasetJson, override: La
             raise FileError(folder / name, "named without a channel", "expected names as in CASE_0000.nii.gz")
         modality = modality_of.get(int(match["channel"]))
         if modality is None:
-            found = f"channel {int(match['channel'])}, which {dataset.file} does not name"
+            found = f"channel {int(match['channel'])} is not named in {dataset.file}"
             raise FileError(folder / name, found, "correct one of the two")
         files = images.setdefault(match["case"], {})
         if modality in files:

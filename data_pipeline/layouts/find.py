@@ -1,8 +1,7 @@
-"""Find the cases of a data set and decide, by layout and names, which file is which modality.
+"""Find the cases of a data set, the file of each modality, and the meaning of label values.
 
-`layouts` knows the ways in which the data sets of the field lie on disk. The meaning of label values follows from
-the layout or from an explicit label map; the values themselves are never consulted, because 4 means three
-different things across the years.
+All of it follows from layout and names, or from an explicit label map; voxel values are never consulted, because 4
+means three different things across the years.
 """
 
 from collections import Counter
@@ -16,12 +15,10 @@ from data_pipeline.layouts.datasets import find_in_datasets, require_dataset_jso
 from data_pipeline.layouts.label_map import parse_label_map
 from data_pipeline.layouts.listed import find_listed
 from data_pipeline.layouts.suffixes import find_suffixed
-from data_pipeline.layouts.table import LAYOUT_HELP, LAYOUTS, decision
-from data_pipeline.layouts.tree import Wanted, nothing_found, read_tree
+from data_pipeline.layouts.table import LAYOUTS, decision
+from data_pipeline.layouts.tree import Overrides, nothing_found, read_tree
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.clinical import dicom_answer
-
-__all__ = ["LAYOUTS", "LAYOUT_HELP", "Case", "describe", "find_cases"]
 
 
 def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layout: str | None = None) -> list[Case]:
@@ -30,24 +27,24 @@ def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layou
     Args:
       roots: folders of data sets in any nesting ({HGG,LGG}/...), of one patient, or CSV files. Names are
         matched in any letter case; hidden files (`._*`) are skipped.
-      label_map: what the label values mean, "1=NCR,2=ED,4=ET", instead of what the layout says.
-      layout: name of `LAYOUTS` that the files are taken for; None recognises it.
+      label_map: meaning of the label values, "1=NCR,2=ED,4=ET"; None takes the layout's.
+      layout: a name from `LAYOUTS`; None recognises the layout.
 
     Raises:
-      InputError: a root is neither a folder nor a CSV, or has no case in a layout that is understood; two
-        cases share an id; one modality has two files; the label map or layout is not valid; the names leave
-        the label convention open and there is no label map; from `layouts`.
+      InputError: a root is neither a folder nor a CSV, or has no case in a known layout; two cases share an id; a
+        modality has two files; the label map or layout is not valid; the names leave the label convention open and
+        there is no label map; a dataset.json or CSV cannot be used.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"layout {layout}: not known; expected one of {', '.join(LAYOUTS)}")
-    wanted = Wanted(layout, None if label_map is None else parse_label_map(label_map))
+    overrides = Overrides(layout, None if label_map is None else parse_label_map(label_map))
     roots = [roots] if isinstance(roots, str | Path) else roots
     cases: dict[str, Case] = {}
     for root in dict.fromkeys(map(Path, roots)):
-        for case in _cases_under(root, wanted):
+        for case in _cases_under(root, overrides):
             if case.id in cases:
                 raise InputError(
-                    f"{root}: case {case.id} is there twice, in {_folder(cases[case.id])} and {_folder(case)}; "
+                    f"{root}: there are two cases {case.id}, in {_folder(cases[case.id])} and in {_folder(case)}; "
                     "case names must be unique: remove or rename one"
                 )
             cases[case.id] = case
@@ -55,34 +52,34 @@ def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layou
 
 
 def describe(cases: Sequence[Case], roots: Sequence[Path] = ()) -> list[str]:
-    """What was decided and what was left aside, in words.
+    """The decisions about a data set, in words.
 
     Returns:
-      One line per layout and convention: how many cases, by what they were recognised, what their labels mean; with
-      `roots`, one for each finding about files there that belong to no case.
+      One line per layout and convention: how many cases, how they were recognised, the meaning of their labels; with
+      `roots`, also one line for each finding about files that belong to no case.
     """
     counts = Counter((case.layout, case.convention.name, case.convention.meaning) for case in cases)
     decided = [decision(*kind, cases=count) for kind, count in sorted(counts.items())]
     return decided + [f"{finding.severity}: {finding}" for finding in unused_files(roots, cases)]
 
 
-def _cases_under(root: Path, wanted: Wanted) -> list[Case]:
+def _cases_under(root: Path, overrides: Overrides) -> list[Case]:
     if root.is_file() and root.suffix.lower() == ".csv":  # a layout is for folders
-        return find_listed(root, wanted)
+        return find_listed(root, overrides)
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root}: {found}; expected the folder of a data set or of one patient, or a CSV file")
     tree = read_tree(root)
     rest = without_datasets(tree)
     cases = []
-    if wanted.layout in (None, "msd", "nnunet"):
-        cases += find_in_datasets(tree, wanted)
-    if wanted.layout in (None, "bids"):
-        cases += find_bids(root, rest, wanted)
-    cases += find_suffixed(without_bids(rest) if wanted.layout is None else rest, wanted)
+    if overrides.layout in (None, "msd", "nnunet"):
+        cases += find_in_datasets(tree, overrides)
+    if overrides.layout in (None, "bids"):
+        cases += find_bids(root, rest, overrides)
+    cases += find_suffixed(without_bids(rest) if overrides.layout is None else rest, overrides)
     if not cases:
         require_dataset_json(tree)
-        raise dicom_answer(root) or nothing_found(root, tree, wanted.layout)
+        raise dicom_answer(root) or nothing_found(root, tree, overrides.layout)
     return cases
 
 

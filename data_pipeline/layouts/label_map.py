@@ -1,4 +1,4 @@
-"""What label values mean, as the person at the keyboard says it: "1=NCR,2=ED,4=ET"."""
+"""The meaning of label values as given on the command line: "1=NCR,2=ED,4=ET"."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from data_pipeline.errors import InputError
 def parse_label_map(text: str) -> LabelConvention:
     """A label convention from "1=NCR,2=ED,4=ET".
 
-    NET, NETC and CC (cystic component) belong to the class NCR, SNFH is ED, and RC is the resection
-    cavity, which is no tumour. Predictions are written with the first value named for a class.
+    NET, NETC and CC (cystic component) belong to the class NCR, SNFH is ED, and RC is the resection cavity, which is
+    not tumour. Predictions are written with the first value named for a class.
 
     Raises:
-      InputError: not in this form, an unknown class, a value named twice or outside 1 to 255, or a
-        class without a value.
+      InputError: the text has another form, an unknown class, a value named twice or outside 1 to 255, or a class
+        without a value.
     """
     to_class, from_class = {0: 0}, {0: 0}
     for item in text.split(","):

@@ -1,4 +1,4 @@
-"""The layouts by name: what `--layout` takes, what is printed, and what the decision rests on."""
+"""The layouts by name, for `--layout`, for display, and with the reason for recognising each."""
 
 import re
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ LayoutName = Literal[
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of laying out a data set.
+    """A way of laying out a data set.
 
     Attributes:
       name: for `--layout`.
       title: for display; `Case.layout` holds it.
       example: names of one case's files.
-      why: what it is recognised by.
+      why: the signs it is recognised by.
     """
 
     name: LayoutName
@@ -101,12 +101,12 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 _ABOUT = MappingProxyType({layout.title: layout for layout in LAYOUTS.values()})
 
-LAYOUT_HELP = f"take the names for one of {', '.join(LAYOUTS)} instead of recognising it"
+LAYOUT_HELP = f"take the data set for one of {', '.join(LAYOUTS)} instead of recognising its layout"
 """Help text of `--layout`."""
 
 
 def decision(title: str, convention: str, meaning: str, *, cases: int) -> str:
-    """One line: how many cases, in which layout and why, and what the values of their labels mean."""
+    """One line: how many cases, in which layout and why, and the meaning of their label values."""
     counted = "1 case" if cases == 1 else f"{cases} cases"
     why = f" ({_ABOUT[title].why})" if title in _ABOUT else ""
     return f"{counted} as in {title}{why}; label values: {meaning} (by {convention})"
@@ -125,6 +125,6 @@ _PATIENTS = tuple(
 
 
 def patient_of(case: str) -> str:
-    """The patient a case is a time point of; the case itself where its name does not tell."""
+    """The patient whose time point a case is; the case itself if its name does not tell."""
     match = next((match for pattern in _PATIENTS if (match := pattern.fullmatch(case))), None)
     return match[1] if match else case

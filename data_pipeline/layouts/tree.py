@@ -1,4 +1,4 @@
-"""The visible files under a folder, and the answer where none of them is a case."""
+"""The visible files under a folder, and the error if none of them belongs to a case."""
 
 import os
 import re
@@ -18,12 +18,12 @@ _NIFTI = re.compile(r".+\.nii(\.gz)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What was asked for in place of what names say.
+class Overrides:
+    """The user's decisions that replace those by names.
 
     Attributes:
       layout: name of the only layout to look for; None looks for all.
-      labels: what label values mean; None is what the layout says.
+      labels: meaning of label values; None takes the layout's.
     """
 
     layout: str | None
@@ -31,7 +31,7 @@ class Wanted:
 
 
 def is_nifti(name: str) -> bool:
-    """Whether a file is NIfTI by its name."""
+    """Whether a file is NIfTI, judging by its name."""
     return _NIFTI.fullmatch(name) is not None
 
 
@@ -52,7 +52,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def nothing_found(root: Path, tree: Tree, layout: str | None) -> InputError:
-    """What is there instead of cases, and what to do about it."""
+    """The error for a folder without cases: its contents, and what to do."""
     files = [folder / name for folder, names in tree.items() for name in names]
     if mha := next((file for file in files if file.suffix.lower() == ".mha"), None):
         return _convert_mha(root, mha)
@@ -60,8 +60,8 @@ def nothing_found(root: Path, tree: Tree, layout: str | None) -> InputError:
     found = f"{len(files)} files, for example {', '.join(examples[:_SHOWN])}" if files else "no file"
     if layout is not None:
         return InputError(
-            f"{root}: no cases found of the layout {layout}, {LAYOUTS[layout].example}; found {found}; leave out "
-            f"--layout, or give another of {', '.join(LAYOUTS)}"
+            f"{root}: no cases in the layout {layout}, {LAYOUTS[layout].example}; found {found}; omit --layout, or "
+            f"give another of {', '.join(LAYOUTS)}"
         )
     understood = "".join(f"\n  {known.example}" for known in LAYOUTS.values())
     return InputError(
@@ -70,7 +70,7 @@ def nothing_found(root: Path, tree: Tree, layout: str | None) -> InputError:
 
 
 def _convert_mha(root: Path, mha: Path) -> InputError:
-    """The commands that make NIfTI files of a BraTS 2013 or 2015 release, under the names of later years."""
+    """The error for a BraTS 2013 or 2015 release, with commands that make NIfTI files under later years' names."""
     source, target = root.absolute(), root.absolute().with_name(f"{root.absolute().name}_nifti")
     return InputError(
         f"{mha}: nibabel cannot read MHA files; convert them to NIfTI with SimpleITK and give {target}:\n"

@@ -1,4 +1,4 @@
-"""NIfTI files that belong to no case: what a wrong name would otherwise hide."""
+"""NIfTI files that belong to no case: without this, a misspelt name would hide a file silently."""
 
 import re
 from collections import defaultdict
@@ -13,29 +13,29 @@ from data_pipeline.reading.findings import Finding
 
 _SHOWN = 3
 _SHARED_FOLDERS = {LAYOUTS[name].title for name in ("msd", "nnunet", "bids", "csv")}
-"""Layouts without a folder for each case: what lies beside their folders is no case."""
-_RENAME = "rename them as in the other cases if they belong to them"
+"""Layouts without a folder for each case: other folders next to theirs are not cases."""
+_RENAME = "rename the files as in the other cases if they belong to a case"
 
 
 def unused_files(roots: Sequence[Path], cases: Sequence[Case]) -> list[Finding]:
-    """What lies beside the files of the cases and is not used.
+    """Report NIfTI files near the cases that are not used.
 
     Args:
-      roots: as `layouts.find.find_cases` was given them; a CSV says itself what is used.
-      cases: what it found.
+      roots: as given to `layouts.find.find_cases`; a CSV lists its own files, so nothing near it is reported.
+      cases: its result.
 
     Returns:
-      Warnings for a case that lacks a modality or its label while another file lies beside its own, and for folders
-      beside those of cases; a note that counts the rest.
+      Warnings for cases that lack a modality or label while an unused file lies in their folder, and for unused folders
+      next to those of cases; a note that counts the rest.
     """
-    used = {_placed(path) for case in cases for path in (*case.images.values(), case.label) if path is not None}
+    used = {_absolute(path) for case in cases for path in (*case.images.values(), case.label) if path is not None}
     unused: dict[Path, list[Path]] = defaultdict(list)
     for folder, names in (item for root in roots if root.is_dir() for item in read_tree(root).items()):
-        files = {_placed(folder / name) for name in filter(is_nifti, names)} - used
+        files = {_absolute(folder / name) for name in filter(is_nifti, names)} - used
         if files:
             unused[folder.resolve()] += sorted(files.difference(unused[folder.resolve()]))
-    findings = list(_beside_cases(cases, unused))
-    findings += _beside_folders(cases, unused)
+    findings = list(_in_case_folders(cases, unused))
+    findings += _in_other_folders(cases, unused)
     rest = [file for files in unused.values() for file in files]
     if rest:
         found = f"NIfTI files that belong to no case: {len(rest)}, for example {_names(rest)}"
@@ -43,32 +43,32 @@ def unused_files(roots: Sequence[Path], cases: Sequence[Case]) -> list[Finding]:
     return findings
 
 
-def _beside_cases(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iterator[Finding]:
-    """Also takes them out of `unused`."""
+def _in_case_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iterator[Finding]:
+    """Warnings about single cases; removes their files from `unused`."""
     inside: dict[Path, list[Case]] = defaultdict(list)
     for case in cases:
-        for folder in {_placed(path).parent for path in case.images.values()}:
+        for folder in {_absolute(path).parent for path in case.images.values()}:
             inside[folder].append(case)
-    wanting = {case.id: lacks for case in cases if (lacks := _lacks(case))}
+    lacking = {case.id: missing for case in cases if (missing := _missing(case))}
     for folder in sorted(unused.keys() & inside.keys()):
         for case in inside[folder]:
-            alone = len(inside[folder]) == 1
+            only_case = len(inside[folder]) == 1
             own = re.compile(rf"{re.escape(case.id)}(?![A-Za-z0-9]).*")
-            files = [file for file in unused[folder] if alone or own.fullmatch(file.name)]
-            if case.id in wanting and files:
-                found = f"{case.id} has no {', '.join(wanting[case.id])}, but beside its files {_names(files)}"
+            files = [file for file in unused[folder] if only_case or own.fullmatch(file.name)]
+            if case.id in lacking and files:
+                found = f"{case.id} has no {', '.join(lacking[case.id])}, but its folder also holds {_names(files)}"
                 yield Finding("warning", None, found, _RENAME)
                 unused[folder] = [file for file in unused[folder] if file not in files]
 
 
-def _lacks(case: Case) -> list[str]:
+def _missing(case: Case) -> list[str]:
     return [*(m for m in MODALITIES if m not in case.images), *([] if case.label else ["label"])]
 
 
-def _beside_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iterator[Finding]:
-    """Also takes them out of `unused`."""
+def _in_other_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> Iterator[Finding]:
+    """A warning about folders next to those of cases; removes their files from `unused`."""
     homes = {
-        _placed(path).parent for case in cases if case.layout not in _SHARED_FOLDERS for path in case.images.values()
+        _absolute(path).parent for case in cases if case.layout not in _SHARED_FOLDERS for path in case.images.values()
     }
     parents = {home.parent for home in homes}
     others = [
@@ -76,12 +76,12 @@ def _beside_folders(cases: Sequence[Case], unused: dict[Path, list[Path]]) -> It
     ]
     if others:
         files = [file for folder in others for file in unused.pop(folder)]
-        found = f"no file in {_names(others)} is used, beside folders of cases; for example {_names(files)}"
+        found = f"no file in {_names(others)} is used, although cases lie next to it; for example {_names(files)}"
         yield Finding("warning", None, found, _RENAME)
 
 
-def _placed(path: Path) -> Path:
-    """Absolute, but under its own name: the file itself may be a link to somewhere else."""
+def _absolute(path: Path) -> Path:
+    """The absolute path under the file's own name: the file itself may be a link to somewhere else."""
     return path.parent.resolve() / path.name
 
 

@@ -107,7 +107,7 @@ def test_linked_folders_are_followed_once(tmp_path):
 def test_duplicate_ids(tmp_path):
     for part in ("HGG", "LGG"):
         touch_case(tmp_path / part / "Brats18_A_1", UNDERSCORED)
-    with pytest.raises(InputError, match=r"Brats18_A_1 is there twice, in .*HGG.* and .*LGG"):
+    with pytest.raises(InputError, match=r"there are two cases Brats18_A_1, in .*HGG.* and in .*LGG"):
         find_cases(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_root_must_be_a_folder(tmp_path):
 
 def test_paediatric_labels_need_a_map(tmp_path):
     touch_case(tmp_path / "BraTS-PED-00001-000", HYPHENED)
-    with pytest.raises(InputError, match="pass --label-map"):
+    with pytest.raises(InputError, match="or --label-map"):
         find_cases(tmp_path)
     (case,) = find_cases(tmp_path, label_map="1=ET,2=NET,3=CC,4=ED")
     assert dict(case.convention.to_class) == {0: 0, 1: 3, 2: 1, 3: 1, 4: 2}

@@ -74,7 +74,7 @@ def test_time_points_and_follow_ups_are_one_patient(tmp_path):
 def test_a_case_in_two_roots_names_both_folders(tmp_path):
     for part in ("a", "b"):
         touch(tmp_path / part, *(f"BraTS2021_00001/BraTS2021_00001{suffix}.nii" for suffix in UNDERSCORED))
-    with pytest.raises(InputError, match=r"BraTS2021_00001 is there twice, in .*/a/BraTS.* and .*/b/BraTS"):
+    with pytest.raises(InputError, match=r"there are two cases BraTS2021_00001, in .*/a/BraTS.* and in .*/b/BraTS"):
         find_cases([tmp_path / "a", tmp_path / "b"])
 
 
@@ -82,7 +82,7 @@ def test_unknown_and_unfitting_layouts(tmp_path):
     touch(tmp_path, *yearly("BraTS-GLI-00005-000"))
     with pytest.raises(InputError, match=r"layout brats: not known; expected one of brats2013, "):
         find_cases(tmp_path, layout="brats")
-    with pytest.raises(InputError, match=r"no cases found of the layout bids.*found 5 files, for example BraTS-GLI"):
+    with pytest.raises(InputError, match=r"no cases in the layout bids.*found 5 files, for example BraTS-GLI"):
         find_cases(tmp_path, layout="bids")
 
 
@@ -107,13 +107,13 @@ def dataset(root: Path, **content: object) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"channel_names": {**CHANNELS, "0": "CT"}}, 'channel 0 is called "CT": no known modality'),
-        ({"channel_names": {**CHANNELS, "1": "T1"}}, "t1, which channel 0 is too"),
+        ({"channel_names": {**CHANNELS, "0": "CT"}}, 'channel 0 is called "CT": not a known modality'),
+        ({"channel_names": {**CHANNELS, "1": "T1"}}, "t1, as is channel 0"),
         ({"channel_names": None}, "neither channel_names nor modality"),
-        ({"channel_names": {"0": "T1"}}, "A_0001.nii.gz: channel 1, which .* does not name"),
-        ({"labels": {"background": 0, "tumour": 1}}, 'calls one "tumour", no known name of NCR, ED, ET'),
+        ({"channel_names": {"0": "T1"}}, "A_0001.nii.gz: channel 1 is not named in .*dataset.json"),
+        ({"labels": {"background": 0, "tumour": 1}}, 'calls one "tumour", not a known name of NCR, ED, ET'),
         ({"labels": {"background": 0, "edema": 1}}, "labels has no NCR, ET"),
-        ({"labels": {"background": 0, "WT": [1, 2], "TC": [2, 3], "ET": 3}}, "each not a part of the one before"),
+        ({"labels": {"background": 0, "WT": [1, 2], "TC": [2, 3], "ET": 3}}, "do not lie within each other"),
         ({"labels": "many"}, "at labels"),
         ({"labels": {**LABELS, "edema": 3}}, "gives one value to two classes"),
         ({"labels": {"background": 0, "WT": [1, 2, 3, 4], "TC": [1, 3], "ET": 3, "RC": 4}}, "one value to two classes"),
@@ -156,7 +156,9 @@ def test_two_strange_labels_of_one_case(tmp_path):
 
 def test_images_without_their_dataset_json(tmp_path):
     touch(tmp_path, "imagesTr/BRATS_001.nii.gz")
-    with pytest.raises(InputError, match=r"dataset\.json: not there; put the data set's own there"):
+    with pytest.raises(
+        InputError, match=r"dataset\.json: does not exist; put the data set's own file next to imagesTr"
+    ):
         find_cases(tmp_path)
 
 
@@ -181,15 +183,15 @@ def test_bids_asks_for_a_map_and_for_one_file_per_modality(tmp_path):
         ("case,seg\nA,a.nii\n", "case and one modality are needed"),
         ("case,t1\n", "lists no case"),
         ("case,t1\nA,c.nii\n", r"line 2: .*c\.nii does not exist"),
-        ("case,t1\nA,cases.csv\n", r"line 2: cases\.csv is not \.nii"),
+        ("case,t1\nA,cases.csv\n", r"line 2: cases\.csv does not end in \.nii"),
         (f"case,t1\nA,{'x' * 5000}\n", r"line 2: .*xxx does not exist"),
-        ("case,t1\nA,a.nii\n\nA,a.nii\n", "line 4: case A is in line 2 too"),
+        ("case,t1\nA,a.nii\n\nA,a.nii\n", "line 4: case A is also in line 2"),
         ("case,t1\nA,a.nii,a.nii\n", "line 2: 3 cells under 2 columns"),
-        ("case,t1\n../A,a.nii\n", "line 2: '../A' as the name of a case"),
+        ("case,t1\n../A,a.nii\n", "line 2: '../A' cannot name a case"),
         ("case,t1\nA,\n", "line 2: A has no image"),
         ("case,t1,seg\nA,a.nii,b.nii\n", "line 2: .*pass --label-map"),
-        ("case,t1,t2\nA,a.nii,./a.nii\n", r"line 2: t1 and t2 are one file, a\.nii"),
-        ("case,t1,seg\nA,a.nii,a.nii\n", r"line 2: t1 and seg are one file, a\.nii"),
+        ("case,t1,t2\nA,a.nii,./a.nii\n", r"line 2: t1 and t2 are the same file, a\.nii"),
+        ("case,t1,seg\nA,a.nii,a.nii\n", r"line 2: t1 and seg are the same file, a\.nii"),
     ],
 )
 def test_a_csv_that_does_not_fit(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""NIfTI files that belong to no case are said, so that a wrong name hides nothing."""
+"""NIfTI files that belong to no case are reported, so that a wrong name hides nothing."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_file_beside_those_of_a_case_that_lacks_one(tmp_path, rng):
     (home / f"{home.name}_t1ce.nii.gz").rename(home / f"{home.name}_t1_post.nii.gz")
     (finding,) = unused_files([tmp_path], find_cases(tmp_path))
     assert finding.severity == "warning"
-    assert finding.found == f"{home.name} has no t1ce, but beside its files {home.name}_t1_post.nii.gz"
+    assert finding.found == f"{home.name} has no t1ce, but its folder also holds {home.name}_t1_post.nii.gz"
     assert describe(find_cases(tmp_path), [tmp_path])[1:] == [f"warning: {finding}"]
 
 
@@ -41,7 +41,9 @@ def test_only_files_of_the_case_count_where_several_share_a_folder(tmp_path, rng
     (tmp_path / "BraTS2021_00001_segmentation.nii.gz").touch()
     (tmp_path / "BraTS2021_000010_segmentation.nii.gz").touch()  # of another case, which the name begins with
     warning, note = unused_files([tmp_path], find_cases(tmp_path))
-    assert warning.found == "BraTS2021_00001 has no label, but beside its files BraTS2021_00001_segmentation.nii.gz"
+    assert (
+        warning.found == "BraTS2021_00001 has no label, but its folder also holds BraTS2021_00001_segmentation.nii.gz"
+    )
     assert note.found.startswith(
         "NIfTI files that belong to no case: 2, for example BraTS2021_00000_segmentation.nii.gz"
     )
@@ -53,7 +55,7 @@ def test_a_whole_case_under_strange_names(tmp_path, rng, capsys):
     for file in home.iterdir():
         file.rename(file.with_name(file.name.replace("_", ".")))
     (finding,) = unused_files([tmp_path / "data"], find_cases(tmp_path / "data"))
-    assert finding.severity == "warning" and finding.found.startswith("no file in BraTS2021_00001 is used, beside")
+    assert finding.severity == "warning" and finding.found.startswith("no file in BraTS2021_00001 is used, although")
     assert main([str(tmp_path / "data"), "-o", str(tmp_path / "check"), "--workers", "0"]) == 0
     assert "warning: no file in BraTS2021_00001 is used" in capsys.readouterr().out
     assert "no file in BraTS2021_00001 is used" in (tmp_path / "check" / "check.html").read_text()
@@ -69,4 +71,4 @@ def test_links_are_known_by_their_own_names_and_overlapping_roots_count_once(tmp
     (home / f"{home.name}_t2.nii.gz").rename(home / f"{home.name}_t2_brain.nii.gz")
     roots = [tmp_path / "data", home]
     (finding,) = unused_files(roots, find_cases(roots[0]))
-    assert finding.found == f"{home.name} has no t2, but beside its files {home.name}_t2_brain.nii.gz"
+    assert finding.found == f"{home.name} has no t2, but its folder also holds {home.name}_t2_brain.nii.gz"

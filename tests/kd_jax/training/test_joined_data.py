@@ -90,7 +90,7 @@ def test_a_decision_is_made_with_a_cavity_in_the_reference(tmp_path, roots):
 
 def test_a_layout_that_does_not_fit_is_an_error(tmp_path, roots, capsys):
     assert run_command(plan.main, [str(roots[0]), "--layout", "bids", "-o", str(tmp_path / "plan.json")]) == 2
-    assert "no cases found of the layout bids" in capsys.readouterr().err
+    assert "no cases in the layout bids" in capsys.readouterr().err
 
 
 def test_the_plan_of_joined_sets_says_how_to_train_on_them(tmp_path, roots, capsys):

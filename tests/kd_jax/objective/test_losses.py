@@ -30,7 +30,7 @@ def test_cross_entropy_equals_the_definition():
 
 def test_cross_entropy_of_uniform_logits_is_log_classes_and_extremes_stay_finite():
     labels = np.zeros(SHAPE, int)
-    assert cross_entropy(np.zeros((*SHAPE, 4), np.float32), labels) == pytest.approx(np.log(4), rel=1e-6)
+    assert cross_entropy(np.zeros((*SHAPE, 4), np.float32), labels) == pytest.approx(np.log(4), rel=2e-6)
     huge = np.full((*SHAPE, 4), -1e4, np.float32)
     huge[..., 1] = 1e4
     assert cross_entropy(huge, labels) == pytest.approx(2e4)

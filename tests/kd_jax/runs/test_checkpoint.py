@@ -10,8 +10,7 @@ from kd_jax.runs.restore import default_network, restore_network
 from kd_jax.runs.store import Checkpoints, has_checkpoint, save_teacher
 from kd_jax.training.checkpoints import restore_state, save_best, save_latest
 from kd_jax.training.devices import replicate
-from kd_jax.training.state import init_state
-from tests.kd_jax.tiny import tiny_config
+from tests.kd_jax.tiny import tiny_config, tiny_state
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def state(config):
-    return init_state(build_objective(config, None))
+    return tiny_state(build_objective(config, None))
 
 
 @pytest.fixture(scope="module")
@@ -134,4 +133,4 @@ def test_a_damaged_checkpoint_is_named(tmp_path, run, state):
 def test_a_checkpoint_of_another_configuration_is_refused(run):
     other = tiny_config()
     with pytest.raises(InputError, match="made with another configuration"):
-        restore_state(run, init_state(build_objective(other, None)))
+        restore_state(run, tiny_state(build_objective(other, None)))

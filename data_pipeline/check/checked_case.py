@@ -1,4 +1,4 @@
-"""What is kept of one case: its files, figures and findings, a thumbnail, and no voxels."""
+"""One checked case: its files, figures, findings and a thumbnail, but no voxels, so that any number fits in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from data_pipeline.reading.scan import Scan, inspect_case
 
 BINS = 64
 RANGE = (-4.0, 6.0)
-"""Of the histograms: standard deviations from the mean inside the brain, as networks see the images."""
+"""Range of the histograms in standard deviations from the mean inside the brain, as networks see the images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,12 @@ class CheckedCase:
 
     Attributes:
       source: its files.
-      findings: all of them, the worst first.
+      findings: the worst first.
       shape: canonical; None if no image could be read.
       spacing: mm.
-      volumes_ml: of WT, TC and ET, and of the cavity where the convention has one; empty without a label.
+      volumes_ml: of WT, TC and ET, and of the cavity if the convention has one; empty without a label.
       histograms: voxels of the brain per bin, by modality.
-      marks: checksums of a slice of each modality, to notice the same image in two cases.
+      marks: checksums of a slice of each modality; equal ones reveal the same image in two cases.
       thumbnail: PNG of the slice with the most tumour, or of the middle; empty if no image could be read.
     """
 
@@ -65,7 +65,7 @@ class CheckedCase:
 
 
 def check_case(case: Case, *, ignore_affine: bool = False) -> CheckedCase:
-    """Read every voxel of a case's files and keep what a report needs."""
+    """Read every voxel of a case's files, and keep findings, figures and a thumbnail."""
     found = inspect_case(case, ignore_affine=ignore_affine)
     findings = list(found.findings)
     if missing := [m for m in MODALITIES if m not in case.images]:

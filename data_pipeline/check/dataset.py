@@ -1,4 +1,4 @@
-"""What is wrong with a data set as a whole, and its summary."""
+"""Findings about a data set as a whole, its summary, and check.json."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,16 @@ from data_pipeline.reading.copies import find_copies
 from data_pipeline.reading.findings import SEVERITIES, Finding, Severity
 
 VERSION = 1
-"""Of check.json; it changes when a field changes its meaning."""
+"""Version of check.json, raised when a field changes its meaning."""
 
 
 def check_dataset(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """What shows only in several cases together: the same image in two of them."""
+    """Findings that only several cases together reveal: the same image in two of them."""
     return find_copies((case.source.id, {m: (case.shape, mark) for m, mark in case.marks.items()}) for case in cases)
 
 
 def count_findings(cases: Sequence[CheckedCase], findings: Sequence[Finding]) -> dict[Severity, int]:
-    """How many findings there are of each severity, those of the data set among them."""
+    """The number of findings of each severity, including those about the data set."""
     counts = Counter(f.severity for f in (*findings, *(f for case in cases for f in case.findings)))
     return {severity: counts[severity] for severity in SEVERITIES}
 
@@ -51,12 +51,11 @@ def as_json(
 ) -> dict[str, Any]:
     """The content of check.json.
 
-    `version`, `data` (the folders given), `layouts` (what was decided, in words), `counts` (of findings
-    by severity), `findings` (of the data set), `cases` in order of their ids. A case has `id`, `patient`,
-    `layout`, `convention`, `files` (by modality, and `seg`), `channels` (of 4-D files), `shape` (canonical;
-    null if nothing could be read), `spacing_mm`, `volumes_ml` (WT, TC, ET, cavity; empty without a label)
-    and `findings`. A finding has `severity` (error, warning or note), `file` (or null), `found`, `remedy`
-    and `command` (or null).
+    `version`, `data` (the folders), `layouts` (the decisions, in words), `counts` (of findings by severity), `findings`
+    (about the data set), `cases` in order of their ids. A case has `id`, `patient`, `layout`, `convention`, `files` (by
+    modality, and `seg`), `channels` (of 4-D files), `shape` (canonical; null if nothing could be read), `spacing_mm`,
+    `volumes_ml` (WT, TC, ET, cavity; empty without a label) and `findings`. A finding has `severity` (error, warning or
+    note), `file` (or null), `found`, `remedy` and `command` (or null).
     """
     return {
         "version": VERSION,

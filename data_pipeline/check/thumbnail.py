@@ -1,4 +1,4 @@
-"""One small picture per case: an axial slice with the tumour's regions in colour, as a PNG with a palette."""
+"""A small image of a case: an axial slice with the tumour's regions in colour, as a PNG with a palette."""
 
 import io
 
@@ -10,7 +10,7 @@ from data_pipeline.conventions import CAVITY, REGION_CLASSES, Modality
 from data_pipeline.reading.scan import Scan
 
 LARGEST_SIDE = 192
-"""Pixels; with the grey levels it keeps a picture below 20 kB."""
+"""Pixels; with so few grey levels a thumbnail stays below 20 kB, so that a page of many cases can still be opened."""
 GREYS = 40
 COLOURS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("", (0, 0, 0)),
@@ -22,13 +22,13 @@ COLOURS: tuple[tuple[str, tuple[int, int, int]], ...] = (
 """By internal class: legend and colour."""
 _OPACITY = 0.5
 _PREFERRED: tuple[Modality, ...] = ("flair", "t1ce", "t2", "t1")
-_WINDOW = (1, 99.5)  # percentiles of the brain shown as black and white
+_WINDOW = (1, 99.5)  # percentiles of the brain that are shown as black and white
 
 
 def thumbnail(scan: Scan) -> bytes:
     """PNG of the slice with the most tumour, or the middle one; at most `LARGEST_SIDE` pixels on a side.
 
-    As radiologists look at it: front up, the patient's right on the left.
+    Oriented as radiologists look at it: front up, the patient's right on the left.
     """
     image = next(scan.images[m] for m in _PREFERRED if m in scan.images)
     classes = np.zeros(image.shape, np.uint8) if scan.classes is None else scan.classes[scan.crop]
@@ -40,12 +40,12 @@ def thumbnail(scan: Scan) -> bytes:
     rows, columns = _sampling(image.shape[:2], scan.reference.spacing[:2])
     grey = _grey(image[:, :, z][np.ix_(rows, columns)], float(low), float(high))
     region = np.minimum(classes[:, :, z][np.ix_(rows, columns)], CAVITY)
-    # Canonical axes are right and front; the picture's rows run from the front, its columns from the patient's right.
+    # Canonical axes point right and front; the image's rows run from the front, its columns from the patient's right.
     return _png(np.flip(region * np.uint8(GREYS) + grey, (0, 1)).T)
 
 
 def _sampling(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Voxel indices along two axes, nearest to the pixels of a picture that keeps proportions."""
+    """Voxel indices along two axes, nearest to the pixels of an image that keeps proportions."""
     extents = [n * s for n, s in zip(shape, spacing, strict=True)]
     pixel = max(max(extents) / LARGEST_SIDE, min(spacing))
     counts = [max(1, round(extent / pixel)) for extent in extents]

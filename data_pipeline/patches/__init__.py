@@ -1,1 +1,1 @@
-"""Prepared cases to augmented training patches: where to cut, how to turn, how to change, and in what order."""
+"""From prepared cases to augmented training patches: where to cut, how to turn, what to change, in which order."""

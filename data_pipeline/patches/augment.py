@@ -1,6 +1,7 @@
-"""nnU-Net's training augmentation: what is drawn how often, in which order, and the composition of all of it.
+"""nnU-Net's training augmentation: how often each transform is drawn, with which parameters, and in which order.
 
-The transforms themselves are pure functions in `spatial` and `intensity`; here the dice are thrown.
+The transforms are pure functions in `spatial` and `intensity`; all randomness is here, so that a test can apply a
+transform with parameters of its choice.
 """
 
 from collections.abc import Sequence
@@ -31,28 +32,28 @@ Range = tuple[float, float]
 class Augmentation:
     """How often each transform is applied, and with which parameters; the defaults are nnU-Net v2's.
 
-    A plain number is a probability: of the whole transform, or for `*_channel` of each channel once the transform is
-    drawn. A pair is the range its parameter is drawn from. 0 switches a transform off; what costs most is rotation,
-    zoom, low resolution and blur, so a small CPU may set these four to 0.
+    A plain number is a probability: of the whole transform or, for `*_channel`, of each channel once the transform is
+    drawn. A pair is the range that a parameter is drawn from. 0 switches a transform off; rotation, zoom, low
+    resolution and blur cost most, so on a small CPU these four may be set to 0.
 
     Attributes:
-      rotation: of turning about all three axes, each by an angle of its own.
+      rotation: of turning about all three axes, by an angle each.
       rotation_degrees: angle about an axis.
-      flat_rotation_degrees: the same for flat patches (`spatial.flat_axis`), which turn about their thin axis alone.
-      zoom: of scaling, the same along all axes but a flat patch's thin one.
+      flat_rotation_degrees: the same for flat patches (`spatial.flat_axis`), which turn about their thin axis only.
+      zoom: of scaling, equally along all axes except a flat patch's thin one.
       zoom_range: voxels of the volume per voxel of the patch: above 1 makes things smaller.
       noise: of adding Gaussian noise to all channels.
-      noise_sigma: its standard deviation in all of them, in units of the normalised image.
+      noise_sigma: its standard deviation, in units of the normalised image.
       blur: of Gaussian blur.
       blur_channel: of each channel, given blur.
       blur_sigma: in voxels, drawn for every channel and axis.
       brightness: of multiplying each channel by a factor.
       brightness_factor: the factor.
-      contrast: of scaling each channel about its mean, its range kept.
+      contrast: of scaling each channel about its mean within its range.
       contrast_factor: the factor.
       low_resolution: of sampling more coarsely and interpolating back.
       low_resolution_channel: of each channel, given low resolution.
-      low_resolution_scale: fraction of the voxels kept along each axis but a flat patch's thin one.
+      low_resolution_scale: fraction of the voxels kept along each axis except a flat patch's thin one.
       inverted_gamma: of the gamma transform of the negative image.
       gamma: of the gamma transform; both keep each channel's mean and standard deviation.
       gamma_exponent: its exponent.
@@ -112,13 +113,13 @@ def around_one(bounds: Range, rng: np.random.Generator) -> float:
 
 
 def reach(patch: Shape3, settings: Augmentation) -> Shape3:
-    """Size of the box around a patch that its augmentation reads from; where patches may lie depends on it, too."""
+    """Size of the box around a patch that its augmentation reads from; it also limits where patches may lie."""
     flat = flat_axis(patch) is not None
     return enlarged_patch(patch, settings.flat_rotation_degrees if flat else settings.rotation_degrees)
 
 
 def draw_rotation_zoom(patch: Shape3, settings: Augmentation, rng: np.random.Generator) -> Matrix | None:
-    """The matrix of a drawn rotation and zoom for `spatial.cut_turned`; None if neither was drawn."""
+    """A random matrix of rotation and zoom for `spatial.cut_turned`; None if neither was drawn."""
     rotate, zoom = rng.random() < settings.rotation, rng.random() < settings.zoom
     if not (rotate or zoom):
         return None
@@ -132,7 +133,7 @@ def draw_rotation_zoom(patch: Shape3, settings: Augmentation, rng: np.random.Gen
 
 
 def add_noise(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Adds Gaussian noise, another field to every channel, with probability `noise`. Changes `image`."""
+    """Adds Gaussian noise, independent in every channel, with probability `noise`. Changes `image`."""
     if rng.random() < settings.noise:
         sigma = rng.uniform(*settings.noise_sigma)
         for c in range(image.shape[3]):
@@ -150,7 +151,7 @@ def random_blur(image: Image, settings: Augmentation, rng: np.random.Generator) 
 
 
 def random_brightness(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Multiplies every channel by a factor of its own with probability `brightness`. Changes `image`."""
+    """Multiplies every channel by its own factor with probability `brightness`. Changes `image`."""
     if rng.random() < settings.brightness:
         for c in range(image.shape[3]):
             image[..., c] *= np.float32(around_one(settings.brightness_factor, rng))
@@ -158,7 +159,7 @@ def random_brightness(image: Image, settings: Augmentation, rng: np.random.Gener
 
 
 def random_contrast(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Changes every channel's contrast by a factor of its own with probability `contrast`. Changes `image`."""
+    """Changes every channel's contrast by its own factor with probability `contrast`. Changes `image`."""
     if rng.random() < settings.contrast:
         for c in range(image.shape[3]):
             image[..., c] = intensity.contrast(image[..., c], around_one(settings.contrast_factor, rng))
@@ -191,11 +192,11 @@ def finish_patch(image: Image, label: Label) -> tuple[Image, Label]:
     """Sets the image to 0 and the label to background where the label is OUTSIDE_BRAIN.
 
     Returns:
-      Contiguous, channels-last copies, whatever views came in.
+      Contiguous, channels-last copies, whatever the strides of the inputs.
     """
     inside = label != OUTSIDE_BRAIN
     finished = np.empty(image.shape, np.float32)
-    for depth, plane in enumerate(finished):  # one is small enough for the cache to hold it until its last channel
+    for depth, plane in enumerate(finished):  # a slice stays in the processor's cache until its last channel
         weight = inside[depth].astype(np.float32)
         for c in range(image.shape[3]):
             np.multiply(image[depth, ..., c], weight, out=plane[..., c])
@@ -212,8 +213,8 @@ def augment_patch(
 ) -> tuple[Image, Label]:
     """Cuts the patch whose first voxel is `start` out of a volume and augments it.
 
-    The volume is needed, not just the patch: rotation and zoom read beyond the patch's border, as far as `reach` says.
-    It is not changed.
+    Takes the volume, not just the patch, because rotation and zoom read beyond the patch's border, as far as `reach`.
+    The volume is not changed.
 
     Returns:
       image [*patch, c] float32, 0 outside the brain; label [*patch] uint8 in 0..3.

@@ -1,4 +1,4 @@
-"""nnU-Net's intensity transforms of one channel, each a pure function of the channel and its parameters.
+"""nnU-Net's intensity transforms of one channel: pure functions of the channel and their parameters.
 
 Source: batchgeneratorsv2, `transforms/intensity`, `noise/gaussian_blur.py` and `spatial/low_resolution.py`.
 Everything stays float32. Statistics are taken over the whole patch, air included, as nnU-Net takes them.
@@ -34,7 +34,7 @@ def blur(channel: Channel, sigmas: tuple[float, float, float]) -> Channel:
     """Gaussian blur with one sigma (voxels) per axis; the border is mirrored about the last voxel.
 
     Equal to `scipy.ndimage.correlate1d(mode="mirror")` along each axis. Summing shifted arrays is several times as
-    fast for the 3 to 7 taps of these sigmas, above all where a slice at a time stays in the processor's cache.
+    fast for the 3 to 7 taps of these sigmas, mainly because one slice at a time stays in the processor's cache.
     """
     depth, *within = (gaussian_kernel(sigma) for sigma in sigmas)
     padded = np.pad(channel, [(0, 0), *((len(kernel) // 2,) * 2 for kernel in within)], mode="reflect")
@@ -53,7 +53,7 @@ def blur(channel: Channel, sigmas: tuple[float, float, float]) -> Channel:
 
 
 def _weighted_sum(shifted: Sequence[np.ndarray], kernel: Float32[np.ndarray, "k"]) -> Float32[np.ndarray, "h w"]:
-    """One array for every tap of a symmetric kernel."""
+    """The sum of the shifted arrays, one for each tap of a symmetric kernel, weighted by the taps."""
     radius = len(kernel) // 2
     result = shifted[radius] * kernel[radius]
     for k in range(1, radius + 1):
@@ -64,7 +64,7 @@ def _weighted_sum(shifted: Sequence[np.ndarray], kernel: Float32[np.ndarray, "k"
 
 
 def contrast(channel: Channel, factor: float) -> Channel:
-    """Scales the distance to the mean and clips to the range the channel had."""
+    """Scales the distance to the mean and clips to the channel's former range."""
     low, high, mean = channel.min(), channel.max(), channel.mean()
     changed = channel - mean
     changed *= np.float32(factor)
@@ -78,7 +78,7 @@ def gamma(channel: Channel, exponent: float, *, inverted: bool = False) -> Chann
     Args:
       channel: any range.
       exponent: below 1 brightens.
-      inverted: acts on the negative image, so that bright and dark change places.
+      inverted: acts on the negative image, which exchanges bright and dark.
     """
     mean, deviation = _moments(channel)
     low, high = channel.min(), channel.max()
@@ -88,7 +88,7 @@ def gamma(channel: Channel, exponent: float, *, inverted: bool = False) -> Chann
         for plane, power in zip(channel, changed, strict=True):
             np.subtract(*((high, plane) if inverted else (plane, low)), out=power)
             power /= max(extent, SMALLEST)
-            # NumPy has vector instructions for these two, but none for a power.
+            # NumPy vectorises these two, but not powers.
             np.log(power, out=power)
             power *= np.float32(exponent)
             np.exp(power, out=power)
@@ -101,7 +101,7 @@ def gamma(channel: Channel, exponent: float, *, inverted: bool = False) -> Chann
 
 
 def _moments(channel: Channel) -> tuple[np.float32, np.float32]:
-    """Mean and standard deviation, slice by slice, so that no deviation from the mean has to be stored."""
+    """Mean and standard deviation, slice by slice, so that no array of deviations has to be stored."""
     mean = np.float32(channel.mean())
     squares = 0.0
     for plane in channel:
@@ -111,9 +111,9 @@ def _moments(channel: Channel) -> tuple[np.float32, np.float32]:
 
 
 def low_resolution(channel: Channel, scales: tuple[float, float, float]) -> Channel:
-    """Samples `scales` times as many voxels along each axis (nearest) and interpolates back linearly.
+    """Samples each axis down to `scales` times as many voxels (nearest) and interpolates back linearly.
 
-    Voxels are cells, not points: their centres keep their place (PyTorch's `nearest-exact`, and `align_corners=False`).
+    Voxels are cells, not points: the grids cover the same box (PyTorch's `nearest-exact`, `align_corners=False`).
     """
     sizes = [max(1, round(size * scale)) for size, scale in zip(channel.shape, scales, strict=True)]
     small = channel
@@ -122,7 +122,7 @@ def low_resolution(channel: Channel, scales: tuple[float, float, float]) -> Chan
     rows, columns = (_linear(samples, size) for samples, size in zip(sizes[1:], channel.shape[1:], strict=True))
     slices, coarsened = np.empty((sizes[0], *channel.shape[1:]), np.float32), np.empty(channel.shape, np.float32)
     for plane, result in zip(small, slices, strict=True):
-        # The last axis first, while there are few rows.
+        # The last axis first, while there are still few rows.
         plane = _between(plane.take(columns[0], 1), plane.take(columns[1], 1), columns[2])
         result[:] = _between(plane.take(rows[0], 0), plane.take(rows[1], 0), rows[2][:, None])
     for lower, upper, weight, result in zip(*_linear(sizes[0], len(channel)), coarsened, strict=True):
@@ -135,7 +135,7 @@ def _between(
     upper: Float32[np.ndarray, "..."],
     weight: Float32[np.ndarray, "..."] | np.float32,
 ) -> Float32[np.ndarray, "..."]:
-    """Linear interpolation; `weight` is the upper one's."""
+    """Linear interpolation with the weight of the upper value."""
     result = upper - lower
     result *= weight
     result += lower

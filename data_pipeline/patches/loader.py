@@ -1,8 +1,8 @@
 """Prepared cases to batches, through Grain.
 
-Every patch is a function of the seed and of its place in the one global stream of patches, and of nothing else: so
-batches are the same for any number of worker processes, for any split of the devices over hosts, and after resuming
-at any step. Patch `g` belongs to step `g // batch`; the case comes from a shuffled order that is new in each epoch.
+Every patch depends on the seed and on its index in the one global stream of patches, and on nothing else. Batches are
+therefore the same for any number of worker processes, for any split of the devices over hosts, and after resuming at
+any step. Patch `g` belongs to step `g // batch`; its case comes from an order that is shuffled in each epoch.
 """
 
 import shutil
@@ -28,13 +28,13 @@ from data_pipeline.patches.sampling import EACH_CLASS, Groups, PatchSource, choo
 from data_pipeline.patches.spatial import cut_patch
 
 THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-"""Without worker processes: two threads, at most two finished batches waiting (Grain's own default is 500)."""
+"""Without worker processes: two threads, and at most two finished batches waiting (Grain's default is 500)."""
 
 IN_WORKER = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-"""A worker process is one thread; what it has finished waits in its queue."""
+"""A worker process is one thread; its finished batch waits in its queue."""
 
 BATCHES_PER_WORKER = 4
-"""Batches a worker is ahead at most: one in its hand, one in its queue, two on their way in the reading process."""
+"""Most batches that a worker is ahead: one in its hand, one in its queue, two on their way in the reading process."""
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -44,8 +44,8 @@ Element = dict[str, np.ndarray]
 class PatchBatch(TypedDict):
     """One step's patches of this process, by local device.
 
-    From worker processes they come in shared memory, which is freed with the last reference: hold batches in
-    functions, not in globals that live until the interpreter ends.
+    Batches of worker processes lie in shared memory, which is freed with the last reference: keep them in functions,
+    not in globals that live until the interpreter ends.
     """
 
     image: Float32[np.ndarray, "device n d h w c"]
@@ -54,16 +54,16 @@ class PatchBatch(TypedDict):
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """What the batches look like.
+    """The contents of the batches.
 
     Attributes:
       patch: voxels along each axis.
       batch: patches per step, over all devices of all hosts.
       foreground: fraction of every batch that is centred on tumour.
-      groups: sets of classes of which tumour is drawn equally often; `sampling.EACH_REGION` to train on regions.
+      groups: sets of classes that tumour is drawn from equally often; `sampling.EACH_REGION` to train on regions.
       workers: processes that prepare batches; 0 uses two threads of this process.
-      augmentation: None cuts patches and leaves them as they are.
-      modalities: what every case must have.
+      augmentation: None cuts patches and leaves them unchanged.
+      modalities: those that every case must have.
     """
 
     patch: Shape3
@@ -102,8 +102,8 @@ class Batches(Iterator[PatchBatch]):
         return next(self._iterator)
 
     def close(self) -> None:
-        """Stops the workers; may be called more than once. No batch can be had afterwards."""
-        # Let go of it as well: Grain's iterators close again when deleted, which fails while the interpreter ends.
+        """Stops the workers; may be called more than once. There are no batches afterwards."""
+        # Drop the reference too: Grain's iterators close again when deleted, which fails while the interpreter ends.
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()
@@ -129,19 +129,19 @@ def training_batches(
 
     Args:
       cases: prepared cases; all processes pass the same ones in the same order.
-      settings: shape of the batches and the augmentation.
-      seed: 0 to 2^32 - 1; fixes every patch of the run.
+      settings: shape of the batches, and augmentation.
+      seed: 0 to 2^32 - 1; determines every patch of the run.
       start_step: the step of the first batch, so that a resumed run continues exactly.
       local_devices: devices of this process, the same number in every process.
-      process_index: which process this is.
-      process_count: how many there are. Process p gets the p-th part of each global batch.
+      process_index: number of this process.
+      process_count: number of processes. Process p gets the p-th part of each global batch.
 
     Returns:
       {"image": [local_devices, per_device, *patch, C], "label": [local_devices, per_device, *patch] in 0..3}.
 
     Raises:
-      InputError: no case; a case without label or without a needed modality; a batch that the devices cannot share
-        equally; too little shared memory for the workers.
+      InputError: there is no case; a case lacks its label or a needed modality; the devices cannot share a batch
+        equally; there is too little shared memory for the workers.
     """
     groups = batches_on_demand(cases, settings, seed, settings.augmentation, local_devices, process_count)
     mine = groups[start_step * process_count + process_index :: process_count]
@@ -165,10 +165,10 @@ def validation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """The same `steps` batches at every call: not augmented, but with the training's foreground oversampling.
+    """The same `steps` batches at every call: not augmented, but with the foreground oversampling of training.
 
-    They have the shapes of `training_batches`, so nothing compiles anew; arguments and errors are the same. Cutting
-    is cheap, so threads do it whatever `settings.workers` says.
+    Shapes, arguments and errors are those of `training_batches`, so that nothing is compiled again. Cutting is cheap:
+    threads do it, whatever `settings.workers` is.
     """
     groups = batches_on_demand(cases, settings, seed, None, local_devices, process_count)
     return Batches(groups[process_index : steps * process_count : process_count].to_iter_dataset(THREADS), workers=0)
@@ -184,8 +184,8 @@ def batches_on_demand(
 ) -> grain.MapDataset:
     """Batches by number, each computed by the thread that asks for it.
 
-    They are the global stream cut into the part of process 0, of process 1, ... of step 0, of process 0 of step 1, ...
-    Arguments and errors are those of `training_batches`.
+    The global stream is cut into the parts of process 0, process 1, ... of step 0, then of step 1, and so on. Arguments
+    and errors are those of `training_batches`.
     """
     _check_cases(cases, settings.modalities)
     _check_seed(seed)
@@ -211,10 +211,10 @@ def _patches(
 def _place(
     cases: tuple[PatchSource, ...], settings: LoaderSettings, seed: int, index: int, _: int
 ) -> tuple[PatchSource, bool]:
-    """The case of a patch, and whether the patch's place in the global batch calls for foreground.
+    """The case of a patch, and whether the patch's position in the global batch calls for foreground.
 
-    Each epoch is a new permutation of the cases. Grain's `shuffle` would do the same, but it searches 2^16 positions
-    for one that is below the number of cases, which for a handful of cases takes longer than to cut a patch.
+    Each epoch is a new permutation of the cases. Grain's `shuffle` does the same, but searches 2^16 positions for one
+    below the number of cases, which for a handful of cases takes longer than cutting a patch.
     """
     epoch, position = divmod(index, len(cases))
     order = np.random.default_rng((seed, epoch)).permutation(len(cases))
@@ -240,7 +240,7 @@ def _sample(
 
 
 def _stack(devices: int, patches: Sequence[Element]) -> Element:
-    """Patches of one process and step to arrays [device, patch of the device, ...]."""
+    """The patches of one process and step as arrays [device, patch of the device, ...]."""
     if len(patches) == 1:  # nothing to copy
         return {name: array[None, None] for name, array in patches[0].items()}
     stacked = {name: np.stack([patch[name] for patch in patches]) for name in patches[0]}
@@ -248,17 +248,17 @@ def _stack(devices: int, patches: Sequence[Element]) -> Element:
 
 
 def _first_batch(iterator: Iterator[PatchBatch]) -> PatchBatch:
-    """Starts the worker processes, deaf to Ctrl-C from birth, and waits for the first batch.
+    """Starts the worker processes, which ignore Ctrl-C from the start, and waits for the first batch.
 
-    A terminal sends its interrupt to all processes; only the main one shall act on it. Signals blocked in a thread
-    stay blocked in the processes it starts, even while they still import, and the main thread remains interruptible.
+    A terminal sends its interrupt to all processes, but only the main one should act on it. Signals blocked in a thread
+    stay blocked in the processes it starts, even while they still import; the main thread remains interruptible.
     """
     with ThreadPoolExecutor(1, "first-batch", initializer=_block_interrupt) as pool:
         return pool.submit(next, iterator).result()
 
 
 def _block_interrupt() -> None:
-    resource_tracker.ensure_running()  # first, because starting it would unblock the signal again
+    resource_tracker.ensure_running()  # first, because starting it unblocks the signal again
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
@@ -298,7 +298,7 @@ def _patches_per_process(batch: int, local_devices: int, process_count: int) -> 
 
 
 def _check_shared_memory(settings: LoaderSettings, per_process: int) -> None:
-    """Workers pass batches through shared memory; a container with too little of it dies without a word."""
+    """Workers pass batches through shared memory; in a container with too little of it they die without a message."""
     if settings.workers == 0 or not SHARED_MEMORY.is_dir():
         return
     voxels = int(np.prod(settings.patch))

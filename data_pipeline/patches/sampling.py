@@ -1,4 +1,4 @@
-"""Where patches are cut: nnU-Net's foreground oversampling, and boxes read out of memory-mapped volumes."""
+"""Where patches are cut: nnU-Net's foreground oversampling; and boxes read from memory-mapped volumes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -11,17 +11,17 @@ from data_pipeline.conventions import CLASSES, REGION_CLASSES, Index3, Modality,
 Groups = tuple[tuple[int, ...], ...]
 
 EACH_CLASS: Groups = tuple((c,) for c in range(1, len(CLASSES)))
-"""Foreground is drawn of each tumour class equally often: how nnU-Net samples for labels that exclude one another."""
+"""Draw foreground from each tumour class equally often, as nnU-Net does for labels that exclude one another."""
 
 EACH_REGION: Groups = tuple(REGION_CLASSES.values())
-"""Foreground is drawn of each region equally often: how nnU-Net samples when it trains on regions."""
+"""Draw foreground from each region equally often, as nnU-Net does when it trains on regions."""
 
 
 @runtime_checkable
 class PatchSource(Protocol):
     """What the loader needs of a prepared case (`data_pipeline.cache.entry.PreparedCase` is one).
 
-    Worker processes get their copy by pickle, so volumes are opened when asked for and never kept.
+    Worker processes receive cases by pickle, so volumes are opened on demand and never kept.
     """
 
     @property
@@ -59,7 +59,7 @@ def is_foreground_position(position: int, batch: int, fraction: float) -> bool:
 
 
 def enlarged_offset(patch: Shape3, enlarged: Shape3) -> Int64[np.ndarray, "3"]:
-    """Where in the box that augmentation reads from the patch begins (nnU-Net crops about the voxel `size // 2`)."""
+    """First voxel of the patch inside the box that augmentation reads (nnU-Net crops about the voxel `size // 2`)."""
     return np.array(enlarged) // 2 - np.array(patch) // 2
 
 
@@ -68,8 +68,8 @@ def start_bounds(
 ) -> tuple[Int64[np.ndarray, "3"], Int64[np.ndarray, "3"]]:
     """Lowest and highest first voxel of a random patch.
 
-    nnU-Net draws the enlarged patch, padded so that the patch inside reaches the volume's border: by rounding it may
-    go one voxel beyond it. An axis shorter than the patch is centred in it.
+    nnU-Net draws the enlarged patch, padded so that the patch inside reaches the volume's border; rounding may put it
+    one voxel beyond. An axis shorter than the patch is centred in it.
     """
     pad = np.array(enlarged) - np.minimum(patch, shape)
     low = enlarged_offset(patch, enlarged) - (pad + 1) // 2
@@ -83,10 +83,10 @@ def uniform_start(low: Integer[np.ndarray, "3"], high: Integer[np.ndarray, "3"],
 
 
 def foreground_voxel(case: PatchSource, groups: Groups, rng: np.random.Generator) -> Integer[np.ndarray, "3"] | None:
-    """A random voxel of a random group of classes, each group that the case has equally likely; None if it has none.
+    """A random voxel of a random group of classes; all groups present are equally likely. None if there are none.
 
-    The stored voxels are an equal number of each class, whatever its size; so a class of the group is drawn first, by
-    its share of the group's volume.
+    The cache holds equally many voxels of each class, whatever its size. A class of the group is therefore drawn first,
+    with a probability proportional to its volume.
     """
     stored = case.foreground()
     present = [group for group in groups if any(len(stored[c]) for c in group)]
@@ -113,13 +113,13 @@ def choose_start(
     """First voxel of the patch to cut from a case; source: nnU-Net v2, `nnUNetDataLoader.get_bbox`.
 
     Args:
-      case: where from.
+      case: the case to cut from.
       patch: voxels along each axis.
-      forced: the patch's voxel `patch // 2` must be foreground, if the case has any: then the patch may reach beyond
-        the far end of the volume; beyond the near end it is moved back to the lowest start.
-      rng: the dice.
-      enlarged: from `augment.reach`; none if the patch is not augmented.
-      groups: what foreground is drawn of: EACH_CLASS, or EACH_REGION where nnU-Net trains on regions.
+      forced: the patch's voxel `patch // 2` must be foreground, if the case has any; such a patch may reach beyond the
+        far end of the volume, but not beyond the lowest start.
+      rng: source of randomness.
+      enlarged: from `augment.reach`; None if the patch is not augmented.
+      groups: the groups to draw foreground from, EACH_CLASS or EACH_REGION.
     """
     low, high = start_bounds(case.shape, patch, enlarged or patch)
     voxel = foreground_voxel(case, groups, rng) if forced else None
@@ -132,9 +132,9 @@ def choose_start(
 def read_box(
     volume: Shaped[np.ndarray, "D H W *c"], start: Index3, size: Shape3, fill: float
 ) -> Shaped[np.ndarray, "d h w *c"]:
-    """The box of `size` voxels at `start`; what lies outside the volume is `fill`.
+    """The box of `size` voxels at `start`, filled with `fill` outside the volume.
 
-    Only the box is read from a memory map. A box that lies wholly inside is a view of `volume`: copy before writing.
+    Only the box is read from a memory map. A box that lies wholly inside is a view of `volume`: copy it before writing.
     """
     extent = volume.shape[:3]
     low = [min(max(s, 0), e) for s, e in zip(start, extent, strict=True)]

@@ -22,14 +22,14 @@ FLAT = 3
 """A patch is flat if its longest axis is more than this many times its shortest (nnU-Net `ANISO_THRESHOLD`)."""
 
 SMALLEST_ZOOM = 0.85
-"""What nnU-Net divides the turned patch by; the zoom itself goes from 0.7 to 1.4."""
+"""The zoom that nnU-Net allows for in the size of the enlarged patch; the zoom itself goes from 0.7 to 1.4."""
 
 
 def flat_axis(patch: Shape3) -> int | None:
-    """The axis along which a flat patch is thin, the only one it turns about; None if the patch is not flat.
+    """The thin axis of a flat patch, the only one it turns about; None if the patch is not flat.
 
-    nnU-Net compares the longest axis with the first, which in its order is the one of coarsest spacing. Here axes keep
-    their anatomical order, so the shortest stands for it: plans give the coarsest axis the fewest voxels.
+    nnU-Net compares the longest axis with the first, which in its order has the coarsest spacing. Axes keep their
+    anatomical order here, so the shortest takes its place: plans give the coarsest axis the fewest voxels.
     """
     thin = int(np.argmin(patch))
     return thin if max(patch) > FLAT * patch[thin] else None
@@ -74,14 +74,12 @@ def cut_patch(
 ) -> tuple[Image, Label]:
     """Cuts the patch whose first voxel is `start`.
 
-    Beyond the volume the image is 0 and the label OUTSIDE_BRAIN. The results are fresh arrays that the caller owns;
-    each channel of the image is contiguous in memory, which the intensity transforms profit from.
+    Beyond the volume the image is 0 and the label OUTSIDE_BRAIN. The results are new arrays; each channel of the image
+    is contiguous in memory, which makes the intensity transforms faster.
     """
     box = read_box(images, start, patch, 0)
     planar = np.empty((images.shape[3], *patch), np.float32)
-    for depth, plane in enumerate(
-        np.asarray(box)
-    ):  # one is small enough for the cache to hold it until its last channel
+    for depth, plane in enumerate(np.asarray(box)):  # a slice stays in the processor's cache until its last channel
         for c in range(planar.shape[0]):
             planar[c, depth] = plane[..., c]
     return np.moveaxis(planar, 0, -1), np.array(read_box(label, start, patch, OUTSIDE_BRAIN))
@@ -95,13 +93,14 @@ def cut_turned(
     enlarged: Shape3,
     matrix: Matrix,
 ) -> tuple[Image, Label]:
-    """As `cut_patch`, turned and zoomed by `matrix` about the centre of the enlarged patch, and read from it alone.
+    """`cut_patch`, turned and zoomed by `matrix` about the centre of the enlarged patch, reading nothing outside it.
 
-    The image is interpolated linearly; the label is the one whose indicator, interpolated linearly, is largest, and
-    the nearest voxel's where several are. Beyond the enlarged patch, too, the image is 0 and the label OUTSIDE_BRAIN.
+    The image is interpolated linearly; the label is the class whose indicator, interpolated linearly, is largest, or
+    the nearest voxel's class in a tie. Beyond the enlarged patch, too, the image is 0 and the label OUTSIDE_BRAIN.
 
     Args:
-      images, label: the whole volume, at least 2 voxels along each axis, the image 0 outside the brain.
+      images: the whole volume, at least 2 voxels along each axis, 0 outside the brain.
+      label: of the whole volume.
       start: first voxel of the unturned patch.
       patch: size of the result.
       enlarged: size of the box that may be read, from `enlarged_patch`.

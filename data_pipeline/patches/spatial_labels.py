@@ -1,4 +1,4 @@
-"""Labels interpolated as nnU-Net interpolates them: the class whose indicator is largest, the nearest voxel's if tied.
+"""Interpolation of labels as in nnU-Net: the class with the largest indicator or, in a tie, the nearest voxel's.
 
 Source: batchgeneratorsv2, `SpatialTransform._apply_to_segmentation`.
 """
@@ -13,33 +13,34 @@ from data_pipeline.conventions import CLASSES, OUTSIDE_BRAIN
 Cells = Int32[np.ndarray, "3 n"]
 """Lowest corners of cells of eight voxels."""
 Offsets = Float32[np.ndarray, "3 n"]
-"""Places within cells, 0 to 1."""
+"""Positions within cells, 0 to 1."""
 
 SCORE_SCALE = 1000
-"""Label scores are compared in float16 after multiplication with this, so that near ties become ties."""
+"""Scores are multiplied by this and compared in float16, which makes ties of near ties, as in nnU-Net."""
 
 MIXED = 254
 """Marks a cell whose corners have different labels."""
 
 AROUND = 2
-"""Voxels of OUTSIDE_BRAIN around the labels, so that whatever lies farther out may be moved to their rim."""
+"""Voxels of OUTSIDE_BRAIN around the labels: positions farther out are clipped to this rim."""
 
 CORNERS = np.array(list(itertools.product((0, 1), repeat=3)), np.int32).T
 """Corners of a cell, [3, 8]."""
 
 _ORDER = (OUTSIDE_BRAIN, *range(len(CLASSES)))
-"""Labels as ties are decided: nnU-Net takes the lowest, and its label outside the brain is -1."""
+"""Labels in the order that decides ties: nnU-Net takes the lowest, and its label outside the brain is -1."""
 
 _AT_ONCE = 8192
-"""Voxels whose scores fit the processor's cache."""
+"""Voxels in one pass: their scores fit the processor's cache."""
 
 
 def label_cells(
     label: UInt8[np.ndarray, "D H W"],
 ) -> tuple[UInt8[np.ndarray, "a b c"], UInt8[np.ndarray, "a-1 b-1 c-1"]]:
-    """The labels with a rim of OUTSIDE_BRAIN, AROUND voxels wide, and the one label of every cell of theirs.
+    """The labels with a rim of OUTSIDE_BRAIN, AROUND voxels wide, and the label of each cell of eight voxels.
 
-    A cell is named by its lowest corner. Where its eight corners differ, it is MIXED.
+    A cell is indexed by its lowest corner, and MIXED if its eight corners differ. Few cells are, so that most voxels of
+    a patch need no interpolation.
     """
     padded = np.pad(label, AROUND, constant_values=OUTSIDE_BRAIN)
     smallest = largest = padded
@@ -52,7 +53,7 @@ def label_cells(
 
 
 def dominant_labels(padded: UInt8[np.ndarray, "a b c"], cells: Cells, offsets: Offsets) -> UInt8[np.ndarray, "n"]:
-    """The label of the largest interpolated indicator; ties go to the nearest corner's, else to the first of _ORDER."""
+    """The label with the largest interpolated indicator; a tie goes to the nearest corner's, or the first of _ORDER."""
     dominant = np.empty(cells.shape[1], np.uint8)
     for start in range(0, dominant.size, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
@@ -79,8 +80,8 @@ def _dominant(padded: UInt8[np.ndarray, "a b c"], cells: Cells, offsets: Offsets
 def corner_weights(offsets: Offsets) -> Float32[np.ndarray, "8 n"]:
     """Linear weights of a cell's corners, in the order of CORNERS.
 
-    A position outside the cell, which happens only at the border of what is read, weighs the corner within one voxel
-    of it and gives 0 to the others: so the volume continues as zeros.
+    A position outside the cell, as at the border of the box that is read, gives weight only to corners less than a
+    voxel away, so that the volume continues as zeros.
     """
     lower, upper = (np.maximum(1 - np.abs(distance), 0) for distance in (offsets, offsets - 1))
     weights = np.empty((8, offsets.shape[1]), np.float32)
@@ -92,7 +93,7 @@ def corner_weights(offsets: Offsets) -> Float32[np.ndarray, "8 n"]:
 
 
 def flat_index(index: Integer[np.ndarray, "3 n"], shape: tuple[int, ...]) -> Int64[np.ndarray, "n"]:
-    """Positions in the flattened volume; like `np.ravel_multi_index`, but it lets what lies outside pass."""
+    """Positions in the flattened volume; like `np.ravel_multi_index`, but indices may lie outside."""
     flat = index[0].astype(np.int64)
     for axis in (1, 2):
         flat *= shape[axis]

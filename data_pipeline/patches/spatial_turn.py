@@ -1,8 +1,8 @@
-"""A patch at any angle to the volume: linear interpolation between the eight voxels around each of its own.
+"""A patch at any angle to the volume: each of its voxels is interpolated between eight voxels of the volume.
 
-Several times as fast as PyTorch's `grid_sample` on one core: positions and weights serve all channels, one gather
-fetches all channels of a voxel straight from the memory map, one slice of the patch
-at a time stays in the cache, and air, where the image is 0, is passed over.
+Several times as fast as PyTorch's `grid_sample` on one core: all channels share positions and weights, one gather
+fetches all channels of a voxel from the memory map, one slice of the patch at a time stays in the cache, and air, where
+the image is 0, is skipped.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def turn(
     voxels = np.ascontiguousarray(images).reshape(-1, channels)
     padded, cells = label_cells(np.asarray(label)[tuple(map(slice, low[:, 0], high[:, 0]))])
     rows, columns = (index.ravel() for index in np.indices(patch[1:]))
-    # [3, h*w] positions of the slice at depth 0; every further depth adds the matrix's first column.
+    # [3, h*w] positions of the slice at depth 0; each further depth adds the matrix's first column.
     plane = (matrix[:, 1:2] * rows + matrix[:, 2:3] * columns + origin[:, None]).astype(np.float32)
 
     out_image = np.zeros((channels, patch[0], rows.size), np.float32)
@@ -67,7 +67,7 @@ def turn(
 def _interpolate(
     voxels: Float32[np.ndarray, "N channels"], shape: tuple[int, ...], lower: Int32[np.ndarray, "3 n"], offset: Offsets
 ) -> list[Float32[np.ndarray, "n"]]:
-    """Each channel, interpolated linearly in the cells of lowest corner `lower` of a volume given flattened."""
+    """Each channel of a flattened volume, interpolated linearly in the cells whose lowest corners are `lower`."""
     corners = voxels.take(flat_index(lower, shape) + flat_index(CORNERS, shape)[:, None], axis=0, mode="clip")
     weights = corner_weights(offset)
     return [np.einsum("kn,kn->n", corners[..., c], weights) for c in range(voxels.shape[1])]

@@ -1,7 +1,7 @@
 """A patch that is zoomed but not turned: linear interpolation along one axis after the other.
 
-The same values as `spatial_turn` gives for such a matrix, but for rounding, and several times as fast: rows are
-multiplied by weights, where a turned voxel has eight neighbours to be fetched for it alone.
+Up to rounding the values are those of `spatial_turn`, several times as fast: whole rows are multiplied by weights,
+while a turned patch fetches eight neighbours for each voxel.
 """
 
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from data_pipeline.patches.spatial_labels import AROUND, MIXED, dominant_labels,
 
 
 class _Line(NamedTuple):
-    """Where the patch's voxels lie along one axis of the volume."""
+    """Positions of the patch's voxels along one axis of the volume."""
 
     below: Int32[np.ndarray, "n"]
-    """Voxel before each; it may be outside."""
+    """Voxel below each position; it may lie outside the volume."""
     offset: Float32[np.ndarray, "n"]
-    """Distance from there."""
+    """Distance from that voxel, 0 to 1."""
     inside: Int32[np.ndarray, "n"]
     """First of the two voxels inside the volume to interpolate between."""
     weights: Float32[np.ndarray, "2 n"]
-    """Of these two; 0 at a distance of a voxel or more, so that the volume continues as zeros."""
+    """Weights of these two; 0 at a distance of a voxel or more, so that the volume continues as zeros."""
 
 
 def zoom(
@@ -54,7 +54,7 @@ def _zoom_image(
     channels, patch = images.shape[3], tuple(line.below.size for line in lines)
     box = np.asarray(images)[:, _extent(height), _extent(width)]
     rows, columns = height.inside - height.inside[0], width.inside - width.inside[0]
-    # A weight for every channel, too: long rows are multiplied several times as fast as short ones.
+    # Weights repeated for every channel: long rows are multiplied several times as fast as short ones.
     row_weights, column_weights = height.weights[:, :, None], np.repeat(width.weights, channels, axis=1)
     out = np.empty((channels, *patch), np.float32)
     for index, first in enumerate(depth.inside):
@@ -83,7 +83,7 @@ def _weighted(
 
 
 def _zoom_label(label: UInt8[np.ndarray, "D H W"], lines: list[_Line]) -> UInt8[np.ndarray, "d h w"]:
-    """The label of each voxel's cell; scores are needed only in cells with more than one."""
+    """The label of each voxel's cell; only MIXED cells need scores."""
     padded, cells = label_cells(label)
     places = [np.clip(line.below + AROUND, 0, n - 1) for line, n in zip(lines, cells.shape, strict=True)]
     out = cells.take(places[0], 0).take(places[1], 1).take(places[2], 2)

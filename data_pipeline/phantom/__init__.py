@@ -2,5 +2,5 @@
 
     python -m data_pipeline.phantom OUT --cases 40 --seed 0
 
-A phantom trains and tests the software without a download. Scores on phantoms say nothing about patients.
+A phantom trains and tests the software without a download. Scores on phantoms tell nothing about patients.
 """

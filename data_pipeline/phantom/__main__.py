@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.phantom`: write phantoms, or measure how like patients they are."""
+"""`python -m data_pipeline.phantom`: write phantoms, or measure how closely they resemble patients."""
 
 import argparse
 import sys

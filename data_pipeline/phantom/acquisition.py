@@ -26,7 +26,7 @@ class Protocol:
       texture_sigma: grain of healthy tissue, mm.
       lesion_sigma: grain of the lesion, mm.
       blur: point spread, SD in mm.
-      slab: slice thickness in mm; 0: isotropic.
+      slab: slice thickness in mm; 0 for isotropic voxels.
       axis: the slice direction.
       noise: SD relative to white matter.
       gain: stored value of white matter.
@@ -42,7 +42,7 @@ class Protocol:
 
 
 def draw_protocol(rng: np.random.Generator, modality: Modality) -> Protocol:
-    """One acquisition."""
+    """Draw one acquisition."""
     thick = rng.random() < _THICK_CHANCE[modality]
     return Protocol(
         texture_sigma=rng.uniform(1.5, 3.0),

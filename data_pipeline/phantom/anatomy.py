@@ -1,4 +1,4 @@
-"""The head every phantom starts from: tissue maps of the ICBM152 brain, and where things are in it.
+"""The head that every phantom starts from: tissue maps of the ICBM152 brain.
 
 Source: ICBM 2009a nonlinear symmetric template (Fonov et al. 2011), which nilearn ships in its wheel.
 """
@@ -18,11 +18,11 @@ CHANNELS: tuple[str, ...] = ("gm", "wm", "depth", "periventricular", "enhancing"
 """Maps of an Anatomy, in the order they are stored."""
 
 _SCALES: Mapping[str, float] = {name: 0.25 if name == "depth" else 1 / 255 for name in CHANNELS}
-"""What one unit of the stored byte means: quarter millimetres, or parts of one."""
+"""The value of one unit of the stored byte: a quarter of a millimetre, or 1/255."""
 _DEPTH_LIMIT = 60.0
 """Largest depth (mm) that fits a byte in quarter millimetres."""
 _SULCUS_DEPTH = 22.0
-"""Fluid further than this (mm) from the surface of the brain is ventricle, not sulcus."""
+"""Fluid deeper than this (mm) below the surface of the brain is ventricle, not sulcus."""
 
 _TUBE_REACH = 6
 """Tubes are drawn this far (mm) from their axis."""
@@ -83,7 +83,7 @@ def open_anatomy(path: Path) -> Anatomy:
 
 
 def load_anatomy() -> Anatomy:
-    """Tissue maps of nilearn's ICBM152 on the 1 mm grid of the box (about 5 s, once per data set)."""
+    """Tissue maps of nilearn's ICBM152 on the 1 mm grid of the box; takes about 5 s, once per data set."""
     # nilearn takes two seconds to import, and worker processes never need it.
     from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 

@@ -1,7 +1,7 @@
-"""How much a single voxel gives away: the contrasts of a data set as areas under the ROC curve.
+"""How much single voxels tell: the contrasts of a data set as areas under the ROC curve.
 
-Real patients leave enhancing tumour ambiguous without T1CE and tumour ambiguous on T1; phantoms that are
-easier, or hard in other places, would teach the wrong thing.
+In patients, enhancing tumour is ambiguous without T1CE, and tumour is ambiguous on T1. Phantoms that are easier, or
+hard in other places, would be a different task.
 """
 
 import zlib
@@ -20,9 +20,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.phantom.data_set import finished_cases
 
 _SAMPLES = 20_000
-"""Voxels drawn per class: the SD of an area under the curve is then below .004."""
+"""Voxels drawn per class, which keeps the SD of an area under the curve below .004."""
 _MIN_VOXELS = 30
-"""A case with fewer voxels of a class has no area for it."""
+"""Fewest voxels of a class for an area to be computed."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Target:
     """One row of the audit.
 
     Attributes:
-      title: what is told from what.
+      title: the two classes, and the modality.
       real: range of the medians seen in patients.
-      low: least median that a phantom data set may have.
-      high: largest.
+      low: smallest median that a phantom data set may have.
+      high: largest one.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""Bright things that are no tumour, and dark or bright things that only one or two modalities see.
+"""Bright structures that are not tumour, and structures that only one or two modalities show.
 
-Without them "bright on T1CE" would be the whole task. Each is a map of fractions and the intensity,
-relative to white matter, that it takes on in the modalities that show it.
+Without them "bright on T1CE" would be the whole task. Each is a map of fractions, and an intensity relative to white
+matter in the modalities that show it.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from data_pipeline.phantom.grid import Grid, portable_exp, smooth_field, smooths
 
 @dataclass(frozen=True)
 class Confounder:
-    """One kind of distraction.
+    """One structure that could be mistaken for tumour.
 
     Attributes:
-      name: what it is.
-      fraction: part of every voxel it fills, 0 to 1.
-      intensity: what it looks like; modalities that are not named do not show it.
+      name: for display.
+      fraction: share of every voxel that it fills, 0 to 1.
+      intensity: relative to white matter, by modality; other modalities do not show it.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Confounder:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What confounders need to know of a case; all arrays [D, H, W] on `grid`.
+    """The surroundings that confounders are placed in; all arrays [D, H, W] on `grid`.
 
     Attributes:
       grid: image grid.
@@ -73,7 +73,7 @@ def draw_confounders(rng: np.random.Generator, around: Surroundings) -> list[Con
 def apply_confounders(
     image: Float32[np.ndarray, "d h w"], modality: Modality, confounders: list[Confounder]
 ) -> Float32[np.ndarray, "d h w"]:
-    """Blend those that a modality shows into its image."""
+    """Blend the confounders that a modality shows into its image."""
     for confounder in confounders:
         if modality in confounder.intensity:
             image = image + confounder.fraction * (np.float32(confounder.intensity[modality]) - image)
@@ -81,7 +81,7 @@ def apply_confounders(
 
 
 def _large_vessels(rng: np.random.Generator, around: Surroundings) -> Confounder:
-    """Sinuses, large arteries and veins and the choroid plexus, patchy."""
+    """Sinuses, large arteries and veins, and the choroid plexus; patchy."""
     patchy = smoothstep(smooth_field(rng, around.grid, 10.0), -1.5, 0.3)
     strength = np.float32(rng.uniform(0.5, 1.0))
     return Confounder("vessels", around.enhancing * patchy * strength, {"t1ce": rng.uniform(1.4, 2.2)})
@@ -158,7 +158,7 @@ def _satellite(rng: np.random.Generator, around: Surroundings) -> Confounder | N
 
 
 def _blood(rng: np.random.Generator, around: Surroundings) -> Confounder | None:
-    """Blood: bright on T1 and T1CE alike, dark on T2 at times; usually in the core."""
+    """Blood: bright on both T1 and T1CE, sometimes dark on T2; usually in the core."""
     if rng.random() < 0.6:
         return None
     where = around.core if rng.random() < 0.8 else around.mask & ~around.tumour

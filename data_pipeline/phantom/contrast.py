@@ -1,4 +1,4 @@
-"""What a voxel's tissues look like in the four modalities: a partial-volume mixture with intensities drawn per case."""
+"""From tissues to intensities in the four modalities: a partial-volume mixture with intensities drawn per case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ RANGES: Mapping[Modality, Mapping[str, tuple[float, float]]] = MappingProxyType(
         "flair": {"csf": (0.4, 0.6), "gm": (1.0, 1.15), "NCR": (1.3, 2.1), "ED": (1.5, 2.1), "ET": (1.35, 1.8)},
     }
 )
-"""Intensity relative to white matter, from which every case draws."""
+"""Ranges of intensity relative to white matter; every case draws from them."""
 CYSTIC_NCR = (0.4, 0.8)
-"""FLAIR of a core that is fluid."""
+"""Range on FLAIR of a core filled with fluid."""
 CYSTIC_FRACTION = 0.15
 
 _MOSTLY_DARK: Mapping[Modality, tuple[str, ...]] = MappingProxyType(
     {"t1": ("ED", "ET"), "t1ce": ("ED",), "t2": (), "flair": ()}
 )
-"""Drawn as the darker of two: with even draws tumours were no darker than brain on T1, and in patients they are."""
+"""Drawn as the darker of two: with single draws tumours were no darker than brain on T1, but in patients they are."""
 
 _WHITE_SHIFT = 0.08
 _OEDEMA_RAMP = (0.08, 0.26)
@@ -39,7 +39,7 @@ _OEDEMA_RAMP = (0.08, 0.26)
 
 @dataclass(frozen=True)
 class Sharpness:
-    """How wide sulci are and how crisp the border of grey and white matter is.
+    """The width of sulci and the sharpness of the border between grey and white matter.
 
     Attributes:
       csf: fluid fractions of the template that become 0 and 1.
@@ -53,8 +53,8 @@ class Sharpness:
 def draw_sharpness(rng: np.random.Generator) -> Sharpness:
     """One subject's sharpness; the template, an average of 152 heads, is blurrier than anyone's.
 
-    Averaging also widens the cortex at the cost of the white matter between its folds, so the border
-    lies below half white matter.
+    Averaging also widens the cortex at the cost of the white matter between its folds, so the border lies below a
+    fraction of one half.
     """
     border = rng.uniform(0.1, 0.35)
     return Sharpness(
@@ -84,7 +84,7 @@ def tissue_maps(
       gm: grey matter of the template.
       wm: white matter of the template.
       sulci: extra fluid, which takes the place of cortex only.
-      sharpness: how the template's blur is undone.
+      sharpness: undoes the template's blur.
     """
     tissue = np.maximum(gm + wm, np.float32(1e-6))
     csf = smoothstep(1 - tissue, *sharpness.csf)
@@ -99,7 +99,7 @@ def insert_tumour(
     necrosis: Float32[np.ndarray, "d h w"],
     enhancing: Float32[np.ndarray, "d h w"],
 ) -> Float32[np.ndarray, "6 d h w"]:
-    """Fractions of all tissues, which sum to one: the core replaces tissue, oedema soaks it and spares fluid."""
+    """Fractions of all tissues, which sum to one: the core replaces tissue; oedema replaces tissue but not fluid."""
     outside_core = 1 - necrosis - enhancing
     oedema = smoothstep(density, *_OEDEMA_RAMP) * (1 - healthy[0]) * outside_core
     left = outside_core - oedema
@@ -110,7 +110,7 @@ def insert_tumour(
 
 
 def draw_intensities(rng: np.random.Generator) -> Mapping[Modality, Mapping[str, float]]:
-    """Intensities of one case, each drawn by itself; white matter is 1."""
+    """Intensities of one case, drawn independently; white matter is 1."""
     drawn = {}
     for modality in MODALITIES:
         drawn[modality] = {"wm": 1.0} | {t: rng.uniform(*r) for t, r in RANGES[modality].items()}

@@ -1,7 +1,7 @@
 """One subject's head: an affine and a random diffeomorphism of the template, and the tumour's mass effect.
 
-All maps here are pull-backs: for a point of the subject they say which point of the template (or of
-the head before the tumour) is seen there. They live on a coarse control grid and are interpolated.
+All maps are pull-backs: they give, for a point of the subject, the point of the template (or of the head before the
+tumour) that is seen there. They are stored on a coarse control grid and interpolated.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from data_pipeline.phantom.grid import Grid, box_grid, resample, smooth_field, s
 CONTROL_SPACING = 5.0
 """Spacing of the control grid, mm: a third of the shortest length that a deformation varies over."""
 _CENTRE = (0.0, -18.0, 4.0)
-"""What the affine turns and scales about, ICBM152 mm: the middle of the brain."""
+"""Fixed point of the affine, ICBM152 mm: the middle of the brain."""
 
 _VELOCITY_SIGMA = 14.0  # mm
 _VELOCITY_SD = 4.0  # mm
@@ -36,8 +36,8 @@ class MassEffect:
     """A radial push.
 
     Attributes:
-      centre: where it pushes from, mm.
-      radius: where it is strongest, mm.
+      centre: the point it pushes from, mm.
+      radius: the distance at which it is strongest, mm.
       amplitude: displacement there, mm; less than `radius`, so that the map stays invertible.
     """
 
@@ -79,7 +79,7 @@ def random_diffeomorphism(rng: np.random.Generator) -> Float32[np.ndarray, "3 a 
 
 
 def _surface_factor(grid: Grid) -> Float32[np.ndarray, "a b c"]:
-    """1 inside the brain, less towards its surface: outlines of heads differ less than what is in them."""
+    """1 inside the brain, less towards its surface: the outlines of heads differ less than their insides."""
     points = grid.points()
     squared = sum(((points[i] - np.float32(_CENTRE[i])) / np.float32(_HALF_AXES[i])) ** 2 for i in range(3))
     return 1 - np.float32(1 - _SURFACE_VELOCITY) * smoothstep(np.sqrt(squared), 0.55, 0.95)
@@ -111,7 +111,7 @@ def to_template(
 def before_mass_effect(
     points: Float32[np.ndarray, "3 a b c"], effect: MassEffect, depth: Float32[np.ndarray, "a b c"]
 ) -> Float32[np.ndarray, "3 a b c"]:
-    """Where the tissue at these points (mm) was before the tumour pushed it away from its centre.
+    """The former positions of the tissue at these points (mm), before the tumour pushed it away from its centre.
 
     The displacement grows linearly inside `effect.radius` and decays over 25 mm outside it.
 

@@ -1,8 +1,8 @@
 """Grids in millimetres, and smooth random fields on them.
 
-Everything a phantom draws is anchored to one box in millimetres, so that a case is the same head
-and the same tumour at every voxel spacing. Resampling is written as weighted sums of slices: exact
-IEEE additions and multiplications, hence the same bits on every machine, and no matrix library.
+Everything that is drawn for a phantom is anchored to one box in millimetres, so that a case is the same head and the
+same tumour at every voxel spacing. Resampling is written as weighted sums of slices: exact IEEE additions and
+multiplications give the same bits on every machine, which a matrix library does not.
 """
 
 from dataclasses import dataclass
@@ -100,9 +100,8 @@ def resample(
 def smooth_field(rng: np.random.Generator, grid: Grid, sigma: float) -> Float32[np.ndarray, "d h w"]:
     """A stationary Gaussian random field: white noise smoothed by a Gaussian, mean 0 and SD 1.
 
-    Drawn as cubic B-spline coefficients one `sigma` apart over the whole box, so neither the time
-    nor the field depends on the voxel spacing. The coefficients get the part of the smoothing that
-    the spline itself does not bring.
+    Drawn as cubic B-spline coefficients at a distance of `sigma` over the whole box, so that neither the time nor the
+    field depends on the voxel spacing. The coefficients are smoothed by as much as the spline itself does not.
 
     Args:
       rng: source of the noise.

@@ -1,8 +1,8 @@
 """Growth of a glioma: the Fisher-Kolmogorov equation du/dt = div(D grad u) + rho u (1 - u).
 
-Source: Swanson et al. 2000 (diffusion faster in white than in grey matter, no flux out of tissue);
-discretised by finite volumes, forward Euler. Time is counted in units of 1/rho, so the equation has
-one length, sqrt(D/rho), which sets how broad the infiltrated margin is.
+Source: Swanson et al. 2000 (diffusion faster in white than in grey matter, no flux out of tissue); discretised by
+finite volumes and forward Euler. Time is counted in units of 1/rho, so the equation has one length, sqrt(D/rho), which
+sets the width of the infiltrated margin.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from data_pipeline.conventions import Box
 from data_pipeline.phantom.grid import smoothstep
 
 GROWTH_SPACING = 2.0
-"""Tumours grow on this grid (mm) whatever the spacing of the images: the density is smooth."""
+"""Spacing (mm) of the grid that tumours grow on, for images of any spacing: the density is smooth."""
 OEDEMA_LEVEL = 0.16
 """Cell density above which a voxel belongs to the whole tumour."""
 
@@ -23,7 +23,7 @@ WHITE_TO_GREY = 10.0
 _STABILITY = 0.95
 _NEGLIGIBLE = 1e-4
 _BLOCK = 8
-"""Steps between two looks at the volume and the bounding box."""
+"""Steps between two updates of the volume and the bounding box."""
 _MAX_STEPS = 2000
 
 
@@ -90,11 +90,11 @@ def _harmonic(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> F
 def visible(
     density: Float32[np.ndarray, "*shape"], cortex: Float32[np.ndarray, "*shape"]
 ) -> Float32[np.ndarray, "*shape"]:
-    """Density as images show it: cortex swells less than white matter where few cells have come.
+    """Density as images show it: cortex swells less than white matter where cells are few.
 
     Args:
       density: cell density u.
-      cortex: part of thin infiltration that stays hidden, 0 (white matter) to 1; u = 0 and u = 1 stay.
+      cortex: share of thin infiltration that stays hidden, 0 (white matter) to 1; u = 0 and u = 1 are unchanged.
     """
     return density * (1 - cortex * (1 - density))
 
@@ -106,17 +106,17 @@ def grow(
     cortex: Float32[np.ndarray, "d h w"],
     level: float = OEDEMA_LEVEL,
 ) -> Float32[np.ndarray, "d h w"]:
-    """Cell density at the moment when its visible part above `level` has a volume.
+    """Cell density at the moment when its visible part above `level` reaches a volume.
 
-    Only the bounding box of the tumour is computed: information travels one voxel a step, so a box
-    with a margin of as many voxels as there are steps until the next look loses nothing above 1e-4.
+    Only the bounding box of the tumour is computed. Information travels one voxel a step, so a margin of as many voxels
+    as there are steps until the next update loses nothing above 1e-4.
 
     Args:
-      medium: what it grows in.
+      medium: the medium it grows in.
       start: initial density, 0 to 1.
-      volume: ml; 0 lets nothing grow, and growth also ends after 2,000 steps, when it is stuck.
-      cortex: what `visible` hides.
-      level: visible density that counts.
+      volume: ml; 0 lets nothing grow. Growth that is stuck ends after 2,000 steps.
+      cortex: see `visible`.
+      level: visible density above which a voxel counts.
     """
     u = start * medium.tissue
     dt = _time_step(medium)

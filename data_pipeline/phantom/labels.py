@@ -1,4 +1,4 @@
-"""Which parts of a grown tumour are oedema, core and enhancing rim."""
+"""The parts of a grown tumour: oedema, core and enhancing rim."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ _CORE_WAVER = 0.07
 def roughen(
     rng: np.random.Generator, density: Float32[np.ndarray, "d h w"], grid: Grid
 ) -> Float32[np.ndarray, "d h w"]:
-    """Density with a rugged edge; u = 0 and u = 1 stay, and 0 <= u <= 1 stays true."""
+    """Density with a rugged edge; u = 0 and u = 1 are unchanged, and u stays within 0 to 1."""
     factor = portable_exp(np.float32(_RUGGED) * smooth_field(rng, grid, 3.0))
     return np.minimum(density * (1 + (factor - 1) * (1 - density)), 1)
 
@@ -65,7 +65,7 @@ def label_tumour(
 
 
 def _depth_inside(core: Bool[np.ndarray, "d h w"], spacing: float) -> Float32[np.ndarray, "d h w"]:
-    """Distance (mm) of the core's voxels to its border; only the core's bounding box is looked at."""
+    """Distance (mm) of the core's voxels to its border, computed in the core's bounding box only."""
     out = np.zeros(core.shape, np.float32)
     for box in ndimage.find_objects(core.astype(np.int8)):
         inside = np.pad(core[box], 1)
@@ -74,5 +74,5 @@ def _depth_inside(core: Bool[np.ndarray, "d h w"], spacing: float) -> Float32[np
 
 
 def _quantile(values: Float32[np.ndarray, "n"], q: float) -> np.float32:
-    """Quantile; of nothing, infinity."""
+    """Quantile; infinity if there are no values."""
     return np.float32(np.quantile(values, q)) if len(values) else np.float32(np.inf)

@@ -1,4 +1,4 @@
-"""One phantom, from a seed and a case number to four images and a label map."""
+"""One phantom: four images and a label map from a seed and a case number."""
 
 from dataclasses import dataclass
 
@@ -109,7 +109,7 @@ def _place(
     before: Float32[np.ndarray, "3 a b c"],
     spacing: float,
 ) -> _Head:
-    """Carry brain and tumour to the image grid, cut to the brain's bounding box."""
+    """Map brain and tumour to the image grid, cut to the brain's bounding box."""
     whole = image_grid(spacing)
     box = _brain_box(anatomy.sample("depth", template), whole)
     grid = whole.sub(tuple(s.start for s in box), tuple(s.stop for s in box))
@@ -171,7 +171,7 @@ def _scan(streams: _Streams, anatomy: Anatomy, properties: TumourProperties, hea
 
 
 def _sample(anatomy: Anatomy, head: _Head, channels: tuple[str, ...]) -> dict[str, Float32[np.ndarray, "d h w"]]:
-    """Maps of the template seen by the voxels of the brain; 0 elsewhere."""
+    """Maps of the template at the voxels of the brain; 0 elsewhere."""
     points = head.points[:, head.mask]
     sampled = {}
     for channel in channels:

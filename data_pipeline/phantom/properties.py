@@ -1,4 +1,4 @@
-"""What is drawn for one tumour."""
+"""The properties of one tumour that are drawn before it grows."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 VOLUME_RANGE = (15.0, 110.0)
 """Whole-tumour volume, ml."""
 POOR_FRACTION = 0.2
-"""Part of the cases without an enhancing rim; with the smallest cores, a fifth to a quarter enhance little."""
+"""Share of cases without an enhancing rim; with the smallest cores, a fifth to a quarter of all enhance little."""
 
 _GOLDEN = 0.6180339887498949
 _LENGTH_RANGE = (2.0, 5.5)  # sqrt(D/rho), mm: margins of 6 to 17 mm between core and the edge of the oedema
@@ -17,18 +17,18 @@ _PUSH_LIMIT = 7.0  # mm
 
 @dataclass(frozen=True)
 class TumourProperties:
-    """What is drawn for one tumour.
+    """The properties of one tumour.
 
     Attributes:
       volume: whole tumour, ml.
       length: sqrt(D/rho) in white matter, mm.
       push: largest displacement of the mass effect, mm.
-      cortex: part of thin infiltration that grey matter hides.
+      cortex: share of thin infiltration that grey matter hides.
       core_level: cell density above which tissue is core.
       rim: mean thickness of the enhancing rim, mm.
-      gaps: part of the rim that does not enhance.
-      enhancing: whether there is an enhancing rim at all; without one, at most a few spots.
-      spots: part of the core that enhances where there is no rim.
+      gaps: share of the rim that does not enhance.
+      enhancing: whether there is an enhancing rim; without one, at most a few spots enhance.
+      spots: share of the core that enhances if there is no rim.
     """
 
     volume: float
@@ -45,8 +45,8 @@ class TumourProperties:
 def draw_properties(rng: np.random.Generator, seed: int, case: int) -> TumourProperties:
     """Draw one tumour.
 
-    Which cases enhance poorly follows a golden-ratio sequence over the case number, not a coin: its
-    share is then right in every small training set.
+    A golden-ratio sequence over the case number, not a coin, decides which cases enhance poorly, so that their share is
+    right in every small training set.
     """
     offset = np.random.default_rng([seed, 0xE7]).random()
     poor = (offset + case * _GOLDEN) % 1.0 < POOR_FRACTION

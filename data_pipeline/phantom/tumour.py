@@ -1,4 +1,4 @@
-"""The glioma of one case: where it starts, what it grows in, and how it pushes."""
+"""The glioma of one case: where it starts, the medium it grows in, and its mass effect."""
 
 from dataclasses import dataclass
 
@@ -53,20 +53,20 @@ def grow_tumour(
     anatomy: Anatomy,
     template: Float32[np.ndarray, "3 a b c"],
 ) -> Tumour:
-    """Seed a tumour in supratentorial white matter of a subject's head and grow it to the planned volume.
+    """Seed a tumour in supratentorial white matter of a subject's head and grow it to the drawn volume.
 
     Args:
       rng: draws the seed, the foci and the fields.
-      properties: how large, how infiltrative, how pushing.
+      properties: volume, infiltration and mass effect.
       anatomy: the template.
-      template: template points (mm) that the control grid's points show.
+      template: template points (mm) at the control grid's points.
     """
     control = box_grid(CONTROL_SPACING)
     seed = _draw_seed(rng, control, anatomy, template)
     grid = _around(seed)
-    there = interpolate(template, grid)
-    gm, wm = anatomy.sample("gm", there), anatomy.sample("wm", there)
-    falx = (np.abs(there[0]) < _FALX_HALF_WIDTH) & (wm < 0.5)
+    points = interpolate(template, grid)
+    gm, wm = anatomy.sample("gm", points), anatomy.sample("wm", points)
+    falx = (np.abs(points[0]) < _FALX_HALF_WIDTH) & (wm < 0.5)
     medium = make_medium(
         gm,
         wm,
@@ -103,8 +103,10 @@ def _start(rng: np.random.Generator, grid: Grid, seed: tuple[float, float, float
 def _lobulation(
     rng: np.random.Generator, grid: Grid, scales: tuple[tuple[float, float], ...]
 ) -> Float32[np.ndarray, "d h w"]:
-    """Log-normal random field, limited: the fastest voxel sets the time step, and a front much thinner than a
-    voxel would follow the axes of the grid.
+    """Log-normal random field within limits.
+
+    Without limits the fastest voxel would shorten the time step, and a front much thinner than a voxel would follow the
+    axes of the grid.
     """
     logarithm = sum(np.float32(sd) * smooth_field(rng, grid, sigma) for sigma, sd in scales)
     return portable_exp(np.clip(logarithm, *_LOBULATION_LIMITS))

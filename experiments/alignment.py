@@ -1,15 +1,15 @@
-"""How many files that do not lie on each other the check notices: `python -m experiments.alignment DATA [DATA ...]`.
+"""Counts how many misaligned files the check notices: `python -m experiments.alignment DATA [DATA ...]`.
 
-Every labelled case is looked at as it is, with any two or more of its modalities, with and without its label: the first
-line counts false alarms. Then, in the whole case and in parts of it,
+Each labelled case is checked unchanged first, with any two or more of its modalities, with and without its label: the
+first line counts false alarms. Then, in the whole case and in parts of it,
 
 - each file is mirrored in each of the seven ways: about the centre of its grid (an array flipped under an unchanged
-  header) and about that of the brain (which happens where it was registered afterwards);
-- each image is moved along the axes, turned about them, and exchanged for that of another case on the same grid; the
-  label is moved.
+  header) and about the centre of the brain (as after a registration);
+- each image is moved along the axes, turned about them, and exchanged for the image of another case on the same grid;
+  the label is moved.
 
-Noticed is what is named together with its mirroring or the way back, and alone or, where one file stands against one,
-with the other.
+A change counts as noticed if the check names the file together with its mirroring or the way back. Where only two files
+can be compared, it may name both.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def _count(arguments: Sequence[str]) -> int:
             for change, counts in displaced(part, everything):
                 row = f"{change}, of {len(part.images)}"
                 apart[row] = apart.get(row, 0) + counts
-    print(f"{len(cases)} cases; suspected as they are: {alarms[0]} of {alarms[1]} sets of their files")
+    print(f"{len(cases)} cases; suspected unchanged: {alarms[0]} of {alarms[1]} sets of their files")
     print("noticed when mirrored about the grid: left-right, otherwise; about the brain: left-right, otherwise")
     for row, counts in flipped.items():
         print(f"{row:20}", *(f"{right:6} of {of:4}" for right, of in counts))
@@ -177,7 +177,7 @@ def mirrored(files: Files, name: Name, *, labelled: bool) -> Int64[np.ndarray, "
 
 
 def displaced(files: Files, others: Sequence[Files]) -> Iterator[tuple[str, Int64[np.ndarray, "3"]]]:
-    """What was done to a file, and whether it was noticed, whether anything was suspected, and 1."""
+    """The change of a file, whether it was noticed, whether anything was suspected, and 1."""
     for m in files.images:
         for change, changed in _changes(files, m, others):
             words = "better when moved" if "mm" in change else "little in common"

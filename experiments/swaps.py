@@ -1,7 +1,7 @@
-"""How many swapped modalities the check notices: `python -m experiments.swaps DATA [DATA ...]`.
+"""Counts how many swapped modalities the check notices: `python -m experiments.swaps DATA [DATA ...]`.
 
-Every case with four modalities is looked at as it is and with each pair of modalities exchanged, with and without its
-label. The first line counts false alarms. The last one is about labels exchanged between cases with FLAIR.
+Each case with four modalities is checked unchanged and with each pair of modalities exchanged, with and without its
+label. The first line counts false alarms. The last line counts labels exchanged between cases with FLAIR.
 """
 
 import argparse

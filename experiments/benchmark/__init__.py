@@ -1,1 +1,1 @@
-"""This code beside the originals it must not be slower than."""
+"""Comparisons of speed and memory with the original implementations."""

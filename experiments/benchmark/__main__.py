@@ -1,4 +1,4 @@
-"""This code beside the originals, part by part, with ratios: above 1 ours is faster or smaller.
+"""Compares this code with the originals, part by part: a ratio above 1 means that ours is faster or smaller.
 
 Each part runs both sides in turn, in processes of their own, on whatever JAX computes on: CPU, GPU or TPU. A part
 whose originals are not installed runs without them and shows no ratio.
@@ -21,12 +21,12 @@ from experiments.benchmark.picture import draw
 from experiments.benchmark.report import Report, show_machine, show_part
 
 PARTS = {
-    "step": "the training step of teacher and student, beside PyTorch with nnU-Net's networks",
-    "inference": "the sliding window over a case, beside nnU-Net's predictor and MONAI's",
-    "loader": "patches with nnU-Net's augmentation, beside batchgeneratorsv2",
-    "metrics": "HD95 and surface distances of BraTS-sized label maps, beside MedPy and MONAI",
-    "prepare": "a case from NIfTI to cache, beside nnU-Net's preprocessing",
-    "tpu": "the step compiled for a TPU that need not be there: memory and what bounds its speed",
+    "step": "the training step of teacher and student, and PyTorch's with nnU-Net's networks",
+    "inference": "the sliding window over a case, and the predictors of nnU-Net and MONAI",
+    "loader": "patches with nnU-Net's augmentation, and batchgeneratorsv2",
+    "metrics": "HD95 and surface distances of BraTS-sized label maps, and MedPy and MONAI",
+    "prepare": "a case from NIfTI to cache, and nnU-Net's preprocessing",
+    "tpu": "the step compiled ahead of time for a TPU: memory, and the bound of its speed",
     "scaling": "the step on one, two and more devices",
 }
 NEEDED = {"tpu": {"libtpu": "libtpu"}}
@@ -104,10 +104,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="which parts (default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, anew after every part")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every ratio as a bar there (PNG)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures to this file, again after every part"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every ratio as a bar into this PNG")
     parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="timed runs of each side (default: 5)")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, whose figures mean nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, to try the program; their figures mean nothing"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw (default: 0)")
     args = parser.parse_args(arguments)
     if unknown := [part for part in args.parts if part not in PARTS]:

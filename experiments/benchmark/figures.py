@@ -1,4 +1,4 @@
-"""What a part of the benchmark found: figures with units, and ratios above 1 where ours is faster or smaller."""
+"""Results of a part of the benchmark: figures with units, and ratios above 1 where ours is faster or smaller."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity, ours beside its peers'.
+    """One measured quantity, ours and that of each peer.
 
     Attributes:
       name: what was measured, with sizes: "joint step, 64³, batch 1 + 1".
       unit: of `ours` and `peers`: "s", "GB", "patches/s".
       ours: our value.
-      peers: the same of others by name; empty where there is nobody to compare with.
+      peers: values of the peers by name; empty without a peer to compare with.
       ratio: above 1 means ours is faster or smaller than the best peer; None without one.
     """
 
@@ -25,12 +25,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the benchmark found; the first figure is its headline.
+    """Results of one part of the benchmark; the first figure is its headline.
 
     Attributes:
       name: as on the command line.
       figures: at least one.
-      notes: what a reader must know to judge them.
+      notes: facts that a reader needs to judge the figures.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Segmenting a case by sliding window beside nnU-Net's predictor and MONAI's, around the same weights."""
+"""Segments a case by sliding window: ours, nnU-Net's predictor and MONAI's, with the same weights."""
 
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ CPU_ROUNDS = {"teacher": 1, "student": 1, "teacher, mirrored": 2, "student, mirr
 
 
 def measure(options: Options) -> Part:
-    """Seconds per case, teacher and student, plain and mirrored; memory; and what is left with hardly any network."""
+    """Seconds per case, teacher and student, plain and mirrored; memory; and the same with hardly any network."""
     platform = machine.jax_platform()
     peers = not (lacking := machine.missing(ORIGINALS)) and platform != "tpu"
     figures: list[Figure] = []
@@ -87,7 +87,7 @@ def _what_is_done(platform: str) -> str:
     return (
         f"images in memory to logits in memory, {precision}; U-Nets of six stages, 32 to 320 features, their weights "
         "as initialised; a convolution of nnU-Net's first stage with norm, LeakyReLU and head; and a head alone, which "
-        "leaves what is done around a network. "
+        "shows the work around a network. "
         "nnU-Net rounds weights and sums to float16, coarsely in the corners of a case, and an untrained network's "
         "labels are close: experiments.parity compares both in float32. MONAI lays windows a little differently"
     )

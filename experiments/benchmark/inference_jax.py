@@ -1,4 +1,4 @@
-"""Our side of segmenting a case: the predictor of `kd_jax.evaluate` and `kd_jax.predict`."""
+"""Our side of segmenting a case: the predictor that `kd_jax.evaluate` and `kd_jax.predict` use."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu
 
 
 def segment(*, task: str, folder: str, seed: int) -> Workload:
-    """Images in NumPy to logits in NumPy; the first run is of one window, which compiles the network.
+    """Images in NumPy to logits in NumPy; the first run takes one window, which compiles the network.
 
     Args:
       task: one of `TASKS`.

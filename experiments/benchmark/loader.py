@@ -1,4 +1,4 @@
-"""Patches with all of nnU-Net's augmentation, beside nnU-Net's own loader and batchgeneratorsv2."""
+"""Patches with all of nnU-Net's augmentation: our loader, and nnU-Net's with batchgeneratorsv2."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ from experiments.benchmark.sides import OURS, Measured, Side, compare
 
 PATCH, SMALL_PATCH = 128, 32
 PATCHES, SMALL_PATCHES = 30, 4
-"""Of a round. Few are turned, which takes longest: means of fewer would be chance."""
+"""Batches of a round. Only few patches are turned, which takes longest, so a mean of fewer batches would be chance."""
 CASES = 2
 WORKERS = 1, 2
 NOTES = (
@@ -54,7 +54,7 @@ def _sides(settings: Mapping[str, Any]) -> dict[str, Side]:
 
 
 def per_core(name: str, seconds: Mapping[str, Sequence[float]]) -> Figure:
-    """From seconds of processor time: their mean, for a loader delivers a mixture of quick and slow patches."""
+    """Patches a second, from the mean processor time: a loader delivers a mixture of quick and slow patches."""
     rates = {side: 1 / statistics.mean(found) for side, found in seconds.items()}
     ours = rates.pop(OURS)
     return Figure(name, "patches/s", ours, rates, ours / max(rates.values()) if rates else None)
@@ -68,5 +68,5 @@ def _medians(seconds: Mapping[str, Sequence[float]]) -> str:
 def _memory(workers: int, found: Measured) -> str:
     name = f"{workers} worker{'s' * (workers > 1)}"
     if found.first_value is None or found.value is None:
-        return f"{name}: the system does not tell memory"
+        return f"{name}: the system does not report memory"
     return f"{name}: {found.first_value / 1e9:.2f} GB after the first round, {found.value / 1e9:.2f} GB after the last"

@@ -19,7 +19,7 @@ from experiments.benchmark.workload import Workload
 
 NNUNET = "batchgeneratorsv2"
 BATCH = 2
-"""nnU-Net's; one of the two is about foreground."""
+"""nnU-Net's batch; one of its two patches is centred on foreground."""
 
 
 def ours(*, folder: str, patch: int, patches: int, seed: int) -> Workload:
@@ -81,7 +81,7 @@ def _prepared(folder: str) -> list[PreparedCase]:
 
 
 def _timed(next_batch: Callable[[], Any], patches: int, file: Path) -> Workload:
-    """Makes so many patches a run; seconds of processor time of every batch so far are in `file`, a line each."""
+    """Makes this many patches per run; `file` holds the processor seconds of every batch so far, one per line."""
 
     def run() -> None:
         with file.open("a") as lines:

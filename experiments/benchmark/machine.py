@@ -1,4 +1,4 @@
-"""The machine and the versions that figures are of."""
+"""The machine and the versions that figures were measured on."""
 
 import functools
 import json
@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of each package that a part uses; None where it is not installed."""
+    """Versions of Python and of each package that a part uses; None where it is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -57,12 +57,12 @@ def versions() -> dict[str, str | None]:
 
 
 def jax_platform() -> str:
-    """What JAX computes on: cpu, gpu or tpu. Asked in another process: a device may have one user only."""
+    """The platform that JAX computes on: cpu, gpu or tpu. Another process asks: a device may have one user only."""
     return "gpu" if _devices()[0][0] in ("cuda", "rocm") else _devices()[0][0]
 
 
 def missing(modules: Mapping[str, str]) -> list[str]:
-    """Which of {module: package} are not installed, as packages."""
+    """The packages of {module: package} that are not installed."""
     return [package for module, package in modules.items() if find_spec(module) is None]
 
 

@@ -1,4 +1,4 @@
-"""Scoring a case: Dice and 95th percentile Hausdorff distance of the three regions, beside MONAI and MedPy."""
+"""Scores a case: Dice and 95th percentile Hausdorff distance of the three regions, and the same by MONAI and MedPy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ MONAI, MEDPY = "MONAI", "MedPy"
 VOLUMES_ML = 40.0, 100.0, 160.0
 """Whole tumours of BraTS 2021 mostly lie between the first and the last; the second is a usual one."""
 SHIFT = 15
-"""Voxels a poor prediction is beside its place: most of its surface is then far from the other."""
+"""Voxels by which a poor prediction is moved: most of its surface is then far from the other."""
 
 
 def measure(options: Options) -> Part:
@@ -49,7 +49,7 @@ def measure(options: Options) -> Part:
 
 
 def _sides(settings: Mapping[str, Any], *names: str) -> dict[str, Side]:
-    """Of those names that are installed."""
+    """Those of the names that are installed."""
     factories = {OURS: "ours", MONAI: "monai", MEDPY: "medpy"}
     return {
         name: Side(f"experiments.benchmark.metrics_sides:{factories[name]}", settings)

@@ -1,4 +1,4 @@
-"""Pairs of label maps to score: an irregular tumour, and what a network would make of it."""
+"""Pairs of label maps to score: an irregular tumour, and a prediction as a network would make it."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 def make_pair(shape: Triple, volume_ml: float, seed: int, shift: int = 0) -> Pair:
-    """A tumour with oedema, enhancing rim and necrosis, and a prediction that errs about its borders.
+    """A tumour with oedema, enhancing rim and necrosis, and a prediction with errors at its borders.
 
     Borders are level sets of the distance from a centre plus smooth noise; the prediction has noise of its own on
     top, and a few islands of false enhancing tumour elsewhere in the head, as networks make.
@@ -37,7 +37,7 @@ def make_pair(shape: Triple, volume_ml: float, seed: int, shift: int = 0) -> Pai
       shape: voxels of 1 mm.
       volume_ml: of the whole tumour, roughly.
       seed: of all noise.
-      shift: voxels that the prediction is beside its place along the first axis.
+      shift: voxels by which the prediction is moved along the first axis.
     """
     rng = np.random.default_rng(seed)
     radius = (3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3)

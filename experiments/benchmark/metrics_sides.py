@@ -15,7 +15,7 @@ SPACING = 1.0, 1.0, 1.0
 
 
 def ours(**settings: Any) -> Workload:
-    """With sensitivity, specificity and volumes on top, which come along."""
+    """Also computes sensitivity, specificity and volumes."""
 
     def score(pair: Pair) -> float:
         scores = region_scores(*pair, SPACING, "nan").values()

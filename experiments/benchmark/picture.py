@@ -1,7 +1,7 @@
-"""Every ratio of a run as a bar on a logarithmic axis.
+"""Draws every ratio of a run as a bar on a logarithmic axis.
 
-`python -m experiments.benchmark.picture FOUND.json [FOUND.json ...] -o PICTURE.png` draws runs again, several as one: a
-part that is in two of them is taken from the later one.
+`python -m experiments.benchmark.picture FOUND.json [FOUND.json ...] -o PICTURE.png` draws earlier runs again, several
+in one picture: a part that two of them hold is taken from the later file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from experiments.benchmark.report import read_parts
 _AHEAD, _BEHIND = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito (2008)."""
 _WIDTH, _BAR, _MARGINS, _DPI = 10.0, 0.34, 1.3, 120  # inches, and dots per inch
-_ROOM = 1.7  # beside the longest bar, for its number
+_ROOM = 1.7  # for the number at the end of the longest bar
 
 
 def draw(parts: Mapping[str, Part], path: Path) -> None:
@@ -56,7 +56,7 @@ def draw(parts: Mapping[str, Part], path: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draws what was found before."""
+    """Draws the results of earlier runs."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.picture", description=__doc__)
     parser.add_argument("found", type=Path, nargs="+", metavar="FOUND.json", help="as experiments.benchmark wrote it")
     parser.add_argument("-o", "--output", type=Path, metavar="PNG", required=True, help="the picture")

@@ -1,6 +1,6 @@
-"""A case from NIfTI to cache on one core: read, checked, cropped, normalised and written, beside nnU-Net.
+"""A case from NIfTI to cache on one core: read, checked, cropped, normalised and written, by us and by nnU-Net.
 
-And the check alone: every voxel read, everything that may be wrong looked for, and a picture drawn.
+And the check alone: every voxel read, every check made, and a picture drawn.
 """
 
 from pathlib import Path
@@ -57,5 +57,5 @@ def measure(options: Options) -> Part:
 
 
 def _minutes(seconds: float) -> float:
-    """For the whole data set, from the seconds of one case on one core."""
+    """Minutes for the whole data set, from the seconds of one case on one core."""
     return DATA_SET * seconds / CORES / 60

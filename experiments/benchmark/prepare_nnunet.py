@@ -40,5 +40,5 @@ def describe(patch: int) -> tuple[PlansManager, dict[str, Any]]:
 
 
 def open_cases(folder: Path) -> nnUNetDatasetBlosc2:
-    """What `preprocess` wrote."""
+    """The file that `preprocess` wrote."""
     return nnUNetDatasetBlosc2(str(folder))

@@ -1,4 +1,4 @@
-"""A case from NIfTI to cache on one core, ours and nnU-Net's. What a run wrote vanishes before the next."""
+"""A case from NIfTI to cache on one core, ours and nnU-Net's. The output of a run is removed before the next."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def ours(*, folder: str, patch: int) -> Workload:
 
 
 def check(*, folder: str, patch: int) -> Workload:
-    """What `python -m data_pipeline.check` does with a case, its picture included."""
+    """Checks a case as `python -m data_pipeline.check` does, picture included."""
     del patch
 
     def inspect(case: Case, out: Path) -> int:

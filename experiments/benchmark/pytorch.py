@@ -1,4 +1,4 @@
-"""The joint training step in PyTorch, of nnU-Net's own networks, losses and targets."""
+"""The joint training step in PyTorch, with nnU-Net's own networks, losses and targets."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class JointLoss(torch.nn.Module):
 
 
 def barlow_twins(teacher: torch.Tensor, student: torch.Tensor, settings: ours.Settings) -> torch.Tensor:
-    """As `main.py` of facebookresearch/barlowtwins, of bottlenecks [N, F, P, Q, R] whose voxels are the samples."""
+    """Barlow Twins as in `main.py` of facebookresearch/barlowtwins; voxels of [N, F, P, Q, R] are the samples."""
     with torch.autocast(teacher.device.type, enabled=False):
         z = [
             torch.nn.functional.batch_norm(x.float(), None, None, training=True, eps=ours.EPSILON)
@@ -58,7 +58,7 @@ def joint_step(
     compiled: bool = False,
     weights: str,
 ) -> Workload:
-    """A step as `nnUNetTrainer.train_step` takes it, of two networks; its value is the joint loss.
+    """A step of two networks as `nnUNetTrainer.train_step` takes it; its value is the joint loss.
 
     Args:
       size: one of `step_task.SIZES`.

@@ -1,4 +1,4 @@
-"""What a run of the benchmark found, as tables and as one JSON file."""
+"""Results of a run of the benchmark, as tables and as one JSON file."""
 
 import json
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from data_pipeline.files import write_atomically
 from experiments.benchmark.figures import Figure, Options, Part
 
 _BUSY = 0.25
-"""Share of the cores from which on other programs disturb."""
+"""Share of the cores above which other programs disturb the measurement."""
 
 
 @dataclass
 class Report:
-    """All of a run so far.
+    """All results of a run so far.
 
     Attributes:
       machine: as `machine.describe` gives it.
       versions: of packages, None where not installed.
       options: of the command line.
-      parts: what was measured, by part.
-      skipped: why a part was not measured, by part.
-      failed: what went wrong, by part.
+      parts: results, by part.
+      skipped: the reason why a part was not measured, by part.
+      failed: the error of a part that failed, by part.
     """
 
     machine: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """With the headline's ratio of every part beside its figures."""
+        """All fields as JSON holds them, with the headline's ratio of every part next to its figures."""
         content = asdict(self)
         for name, part in self.parts.items():
             content["parts"][name] = {"ratio": part.ratio, **content["parts"][name]}

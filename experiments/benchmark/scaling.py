@@ -1,4 +1,4 @@
-"""What more devices, more chips and more cases cost."""
+"""The cost of more devices, more chips and more cases."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ WORKERS = 0, 2
 
 
 def measure(options: Options) -> Part:
-    """On this machine's CPU whatever else it has; minutes, most of them compilation."""
+    """Uses this machine's CPU, whatever else it has; takes minutes, most of them for compilation."""
     small = options.small
     counts, features, patch, steps = ((1, 2), (4, 8), 8, 2) if small else (DEVICES, (8, 16, 32), 32, 5)
     measured = measure_devices(counts, features, patch, steps, options.rounds, options.seed)
@@ -82,7 +82,7 @@ def load(task: Task) -> Loading:
 
 
 def loader_figures(found: Mapping[int, Loading], by: str, batches: int) -> list[Figure]:
-    """The most cases beside the fewest: batches, the first of them, and the memory."""
+    """Compares the most cases with the fewest: batches, the first of them, and the memory."""
     few, many = min(found), max(found)
     what = f"of {many:,} cases, loaded by {by}"
 
@@ -101,7 +101,7 @@ def loader_figures(found: Mapping[int, Loading], by: str, batches: int) -> list[
 def memory_notes(found: Mapping[int, Loading], by: str, batches: int) -> list[str]:
     """How memory grows with cases and with batches, by least squares."""
     if not all(f.memory for f in found.values()):
-        return [f"memory of the loader ({by}): this system does not tell"]
+        return [f"memory of the loader ({by}): this system does not report it"]
     per_case = _slope(list(found), [float(np.median(f.memory)) for f in found.values()])
     per_epoch = float(np.mean([_slope(range(len(f.memory)), f.memory) for f in found.values()]))
     return [

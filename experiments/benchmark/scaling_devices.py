@@ -1,7 +1,7 @@
 """The joint step on several virtual devices of one CPU, which share its cores.
 
-With one patch a device, n devices have the work of n steps of one device, and whatever they take longer is the price
-of distributing it. With the same batch on more devices the operators also see other shapes, which counts as well.
+With one patch a device, n devices have the work of n steps of one device, and any extra time is the cost of
+distributing it. With the same batch on more devices the operators also see other shapes, and that counts as well.
 """
 
 import os
@@ -54,7 +54,7 @@ def joint_steps(*, features: Sequence[int], patch: int, batch: int, steps: int, 
 def measure_devices(
     counts: Sequence[int], features: Sequence[int], patch: int, steps: int, rounds: int, seed: int
 ) -> dict[str, Measured]:
-    """A batch for the most devices on each number of them, and one patch a device on each; by `name_of`."""
+    """The same batch on each number of devices, and one patch per device on each; by `name_of`."""
     settings = {"features": features, "patch": patch, "steps": steps, "seed": seed}
     layouts = [(devices, max(counts)) for devices in counts] + [(devices, devices) for devices in counts[:-1]]
     sides = {
@@ -67,7 +67,7 @@ def measure_devices(
 
 
 def device_figures(counts: Sequence[int], measured: Mapping[str, Measured], steps: int, work: str) -> list[Figure]:
-    """Seconds a step of several devices beside what one device needs for the same work."""
+    """Seconds a step takes on several devices, and seconds one device needs for the same work."""
 
     def figure(name: str, batch: int, devices: int, one_batch: int) -> Figure:
         ours, one, times = measured[name_of(devices, batch)], measured[name_of(1, one_batch)], batch // one_batch

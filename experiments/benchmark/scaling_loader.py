@@ -1,7 +1,7 @@
 """The loader with few and with many cases: `python -m experiments.benchmark.scaling_loader`.
 
-Settings come as JSON on standard input, one JSON line of `Loading`'s fields goes to standard output; a process of its
-own, so that its memory is the loader's.
+Reads settings as JSON from standard input and writes one JSON line of `Loading`'s fields to standard output. It runs in
+a process of its own, so that its memory is the loader's.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Bytes that chips of a TPU slice send each other per step, as compiled, beside what data parallelism must send."""
+"""Bytes that chips of a TPU slice send each other per step: as compiled, and the least that data parallelism needs."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ LINK_BYTES = 200e9
 
 
 def network_figures(features: Sequence[int], patch: int, seed: int) -> list[Figure]:
-    """For each topology; the ratio is of what must be sent by what is sent.
+    """Bytes for each topology; the ratio divides the bytes that must be sent by the bytes that are sent.
 
     Raises:
       InputError: libtpu is missing, or it refuses the program.
@@ -37,10 +37,10 @@ def network_figures(features: Sequence[int], patch: int, seed: int) -> list[Figu
 
 
 def exchanged_bytes(config: Config) -> int:
-    """What is summed over devices in a step: gradients, and the moments of the Barlow Twins term.
+    """Numbers that a step sums over devices: gradients, and the moments of the Barlow Twins term.
 
-    The moments: mean and variance of every feature of both networks and the correlation going forward; the
-    correlation, and the student's variance and mean, going back.
+    Forward, the moments are mean and variance of every feature of both networks, and the correlation; backward, the
+    correlation and the student's variance and mean.
     """
     objective = build_objective(config, None)
     state = jax.eval_shape(lambda: init_state(objective))
@@ -57,7 +57,7 @@ def ring_bytes(exchanged: int, chips: int) -> float:
 
 
 def full_size_note() -> str:
-    """What nnU-Net's networks for BraTS send, and how long that takes at best."""
+    """The bytes that nnU-Net's networks for BraTS send, and the least time it takes."""
     chips = max(TOPOLOGIES)
     sent = ring_bytes(exchanged_bytes(step_task.make_config("accelerator", "bfloat16", 0)), chips)
     return (

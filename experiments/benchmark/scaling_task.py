@@ -1,4 +1,4 @@
-"""The run whose step is distributed: small networks with everything that devices exchange."""
+"""The run whose step is distributed: small networks that exchange everything that large ones do."""
 
 from collections.abc import Sequence
 from typing import Literal

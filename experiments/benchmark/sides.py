@@ -1,7 +1,7 @@
-"""Two or more programs doing the same work in turn, each in its own process.
+"""Runs two or more programs that do the same work, in turn, each in its own process.
 
-Their own processes, so that thread pools do not disturb each other and each has its own peak of memory; in turn, so
-that a machine whose speed drifts is as kind to one as to the other.
+In processes of their own, thread pools do not disturb each other, and each side has its own peak of memory. In turn, a
+machine whose speed drifts treats the sides alike.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any
 from experiments.benchmark.figures import Figure
 
 _LINES_SHOWN = 20
-"""Of what a side that failed wrote to standard error."""
+"""Lines that are kept of the standard error of a side that failed."""
 
 OURS = "kd_jax"
 """Name of our side."""
@@ -28,13 +28,13 @@ OURS = "kd_jax"
 
 @dataclass(frozen=True)
 class Side:
-    """Who competes.
+    """A competitor.
 
     Attributes:
       factory: of its `Workload`, "module:function".
       settings: the factory's arguments.
       environment: extra environment variables.
-      patience: seconds it may take to set up and run once, and for every further run; none waits for ever.
+      patience: seconds it may take to set up and run once, and for every further run; None waits for ever.
     """
 
     factory: str
@@ -54,8 +54,8 @@ class Measured:
       peak: bytes of host memory at most, after the first run.
       peak_with_set_up: the same over its whole life.
       device_peak: bytes of accelerator memory at most, or None.
-      value: what the last run returned.
-      first_value: what the first run returned.
+      value: returned by the last run.
+      first_value: returned by the first run.
     """
 
     seconds: Sequence[float]
@@ -74,7 +74,7 @@ class Measured:
 
 
 class SideError(RuntimeError):
-    """A side could not do its work; the message ends with what it wrote to standard error."""
+    """A side failed; the message ends with its standard error."""
 
 
 def compare(sides: Mapping[str, Side], rounds: int) -> dict[str, Measured]:
@@ -109,7 +109,7 @@ def compare(sides: Mapping[str, Side], rounds: int) -> dict[str, Measured]:
 
 
 def speed_ratio(ours: Measured, peer: Measured) -> float:
-    """How many times faster ours is: the median over rounds of the peer's time by ours."""
+    """How many times faster ours is: the median over rounds of the peer's time divided by ours."""
     return statistics.median(b / a for a, b in zip(ours.seconds, peer.seconds, strict=True))
 
 
@@ -127,7 +127,7 @@ def time_figure(name: str, measured: Mapping[str, Measured], ours: str = OURS, *
 
 
 def size_figure(name: str, unit: str, values: Mapping[str, float]) -> Figure:
-    """A quantity of which less is better; the ratio is against the peer with the least."""
+    """A quantity where less is better; the ratio compares with the best peer."""
     peers = {other: value for other, value in values.items() if other != OURS}
     return Figure(name, unit, values[OURS], peers, min(peers.values()) / values[OURS] if peers else None)
 

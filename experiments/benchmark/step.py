@@ -1,4 +1,4 @@
-"""The joint training step of teacher and student beside PyTorch with nnU-Net's own networks and losses."""
+"""The joint training step of teacher and student: ours, and PyTorch's with nnU-Net's own networks and losses."""
 
 import os
 import tempfile
@@ -60,7 +60,7 @@ ORIGINALS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for both sides.
+    """Settings that both sides share.
 
     Attributes:
       platform: what JAX computes on: cpu, gpu or tpu.
@@ -77,11 +77,11 @@ class Setting:
     folder: Path
 
     def ours(self) -> Side:
-        """The code of a run."""
+        """Ours, as a run uses it."""
         return Side("experiments.benchmark.step_jax:joint_step", self._settings(), self._environment())
 
     def plain(self) -> Side:
-        """The same on XLA's own operators."""
+        """Ours, with XLA's own operators."""
         environment = {**self._environment(), library.SWITCH: "0"}
         return Side("experiments.benchmark.step_jax:joint_step", self._settings(), environment)
 
@@ -97,7 +97,7 @@ class Setting:
         return {"size": self.size, "precision": self.precision, "seed": self.seed, "weights": weights}
 
     def _environment(self) -> dict[str, str]:
-        """One device each, no memory taken in advance, and nothing compiled before."""
+        """One device per side, no memory taken in advance, and nothing compiled before."""
         environment = {
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -125,7 +125,7 @@ def measure(options: Options) -> Part:
     for precision in ["float32", *(["bfloat16"] if _has_bfloat16(platform) else [])]:
         with tempfile.TemporaryDirectory() as folder:
             setting = Setting(platform, size, precision, options.seed, Path(folder))
-            comparison = beside(setting, forms, options.rounds)
+            comparison = compare_steps(setting, forms, options.rounds)
         figures += step_figures(comparison, f"{SIZES[size]}, {precision}", SIZES[size].batch)
         notes += comparison.notes
         found.append(comparison.measured)
@@ -138,12 +138,12 @@ def measure(options: Options) -> Part:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one precision.
+    """Measurements of one precision.
 
     Attributes:
       measured: ours and the contenders, in turn.
       tried: every form of PyTorch, alone.
-      notes: what there is to say about it.
+      notes: remarks for the report.
     """
 
     measured: Mapping[str, Measured]
@@ -151,7 +151,7 @@ class Comparison:
     notes: Sequence[str]
 
 
-def beside(setting: Setting, forms: Sequence[str], rounds: int) -> Comparison:
+def compare_steps(setting: Setting, forms: Sequence[str], rounds: int) -> Comparison:
     """Our step and those of the fastest of `forms` in turn."""
     tried, notes = _try(setting, forms)
     sides = {name: setting.peer(name) for name in contenders(tried, one=setting.platform != "cpu")}
@@ -188,7 +188,7 @@ def _try(setting: Setting, forms: Sequence[str]) -> tuple[dict[str, Measured], l
 
 
 def step_figures(found: Comparison, what: str, batch: int) -> list[Figure]:
-    """Time beside the contenders; memory and compilation beside every form that was tried."""
+    """Time, compared with the contenders; memory and compilation, compared with every form that was tried."""
     measured = {name: side for name, side in found.measured.items() if name != PLAIN}
     everyone = {**found.tried, **measured}
     rates = {name: batch / side.median for name, side in measured.items()}
@@ -201,7 +201,7 @@ def step_figures(found: Comparison, what: str, batch: int) -> list[Figure]:
     if measured[OURS].device_peak is not None:
         sizes = {name: (side.device_peak or 0) / 1e9 for name, side in everyone.items()}
         figures.append(size_figure(f"peak device memory, {what}", "GB", sizes))
-    # Of a form that was tried before, what PyTorch compiled lies in the folder: its first time counts.
+    # A form that was tried before finds its compiled code in the folder, so its first trial counts.
     first = {name: side.first for name, side in {**measured, **found.tried}.items()}
     figures.append(size_figure(f"first step, compilation included, {what}", "s", first))
     if PLAIN in found.measured:

@@ -1,4 +1,4 @@
-"""Our side of the joint training step: the code of a run, from a batch on the host to moved parameters."""
+"""Our side of the joint training step, as a run takes it: from a batch on the host to updated parameters."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ def joint_step(*, size: str, precision: str, seed: int, weights: str | None = No
       size: one of `step_task.SIZES`.
       precision: float32 or bfloat16.
       seed: of the batch, and of the weights where none are given.
-      weights: what `pytorch.joint_step` saved to start with; none draws them.
+      weights: file in which `pytorch.joint_step` saved the first weights; None draws them.
     """
     config = make_config(size, precision, seed)
     objective = build_objective(config, AXIS)

@@ -1,4 +1,4 @@
-"""The joint training step that both sides do: its run and its batch, without JAX or PyTorch."""
+"""The joint training step that both sides take: its configuration and its batch, without JAX or PyTorch."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +34,7 @@ SIZES = {
     "cpu": Size((32, 64, 128, 256, 320), (64, 64, 64), 1),
     "accelerator": Size((32, 64, 128, 256, 320, 320), (128, 128, 128), 2),
 }
-"""The last is nnU-Net's plan for BraTS; a CPU gets one stage less and patches of an eighth."""
+"""The last is nnU-Net's plan for BraTS; a CPU gets one stage less and patches of an eighth the volume."""
 
 
 def make_config(size: str, precision: str, seed: int) -> Config:

@@ -1,4 +1,4 @@
-"""The joint step compiled ahead of time for a TPU v5e: memory, arithmetic, traffic and the time they allow.
+"""Compiles the joint step ahead of time for a TPU v5e: memory, arithmetic, traffic, and the time they allow.
 
 No TPU is needed: libtpu compiles for a described topology on any Linux host.
 """
@@ -30,7 +30,7 @@ _QUICKLY = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
 """JAX's own setting, which a caller may have set otherwise: the compiler searches less for the best tiles."""
 PAPER = Path(__file__).parents[1] / "configs" / "paper.toml"
 ON_A_TPU: Mapping[str, Any] = {"train.remat": "norms", "train.fold": 4, "train.precision": "bfloat16"}
-"""What the `auto` settings of a run are on a TPU, where this host is none."""
+"""Values of a run's `auto` settings on a TPU; this host has none to choose them by."""
 SMALL: Mapping[str, Any] = {
     "data.patch": [16, 16, 16],
     **{f"{network}.features": [8, 16] for network in ("teacher", "student")},
@@ -41,7 +41,7 @@ SMALL: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of one step, per chip.
+    """The compiler's figures for one step, per chip.
 
     Attributes:
       temporaries: bytes of HBM for intermediate values.
@@ -87,7 +87,7 @@ def measure(options: Options) -> Part:
             Figure("compilation on this host", "s", compiled.compile_seconds),
         ],
         notes=[
-            "what XLA's compiler says of the program (memory_analysis, cost_analysis); nothing ran on a TPU",
+            "figures of XLA's compiler (memory_analysis, cost_analysis); nothing ran on a TPU",
             f"peaks: {PEAK_FLOPS / 1e12:.0f} TFLOP/s in bf16, {PEAK_BYTES / 1e9:.0f} GB/s",
             f"operations include the zeros of folded kernels; traffic by kind: {shares}",
         ],

@@ -1,7 +1,7 @@
-"""The joint step compiled ahead of time for a TPU, without one: `python -m experiments.benchmark.tpu_compile TOPOLOGY`.
+"""Compiles the joint step for a TPU without having one: `python -m experiments.benchmark.tpu_compile TOPOLOGY`.
 
-The configuration comes as JSON on standard input; one JSON line of `Compiled`'s fields goes to standard output. It
-runs in a process of its own, because libtpu reads its environment once and locks itself to one process.
+Reads the configuration as JSON from standard input and writes one JSON line of `Compiled`'s fields to standard output.
+It runs in a process of its own, because libtpu reads its environment once and locks itself to one process.
 """
 
 import json

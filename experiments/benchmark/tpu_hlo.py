@@ -1,4 +1,4 @@
-"""What an optimised program for a TPU moves, read from the text of its HLO."""
+"""Memory traffic of an optimised program for a TPU, read from the text of its HLO."""
 
 import math
 import re

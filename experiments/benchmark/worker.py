@@ -1,7 +1,7 @@
 """One side of a comparison, in a process of its own: `python -m experiments.benchmark.worker MODULE:FACTORY SETTINGS`.
 
-Reads one word a line and answers one JSON line each: `run` does the work once and says how long it took; the end of
-input ends it. Whatever the work prints goes to standard error.
+Reads one word per line and answers each with one line of JSON: `run` does the work once and returns its time. The
+process ends with its input. Anything that the work prints goes to standard error.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def main(target: str, settings: Mapping[str, Any]) -> None:
-    """Sets up, runs once (which compiles), says so, and then runs as often as it is told to."""
+    """Sets up, runs once (which compiles), reports that, and then runs as often as it is asked to."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -50,7 +50,7 @@ def main(target: str, settings: Mapping[str, Any]) -> None:
 
 
 def _peak_bytes() -> int:
-    """Largest resident size since `_forget_peak`, of the whole life where the system cannot forget."""
+    """Largest resident size since `_forget_peak`, or over the whole life where the system cannot reset it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -59,7 +59,7 @@ def _peak_bytes() -> int:
 
 
 def _forget_peak() -> None:
-    """Begins anew, after what set-up and compilation have freed is given back to the system."""
+    """Resets the peak, after returning the memory that set-up and compilation freed to the system."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc

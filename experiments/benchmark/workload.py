@@ -1,4 +1,4 @@
-"""What a side of a comparison is made of."""
+"""The work that each side of a comparison does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Workload:
     """A piece of work to be timed, made by a factory `(**settings) -> Workload`.
 
     Attributes:
-      run: does the work once and returns when it is finished, on the device too; what it returns (a number or
-        None) is handed on, so that sides can be shown to have computed the same.
+      run: does the work once and returns when it is finished, also on the device. Its value (a number or None) is
+        passed on, to show that both sides computed the same.
       device_memory: peak bytes of the accelerator so far, or None on a CPU.
     """
 

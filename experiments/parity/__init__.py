@@ -1,1 +1,1 @@
-"""This code beside the originals it follows: nnU-Net v2 and its libraries, imported, never copied."""
+"""Comparisons with the originals that this code follows: nnU-Net v2 and its libraries, imported, never copied."""

@@ -1,4 +1,4 @@
-"""Compare with the originals, print every figure, keep small golden files: `make parity`."""
+"""Compares with the originals, prints every figure, keeps small golden files: `make parity`."""
 
 import argparse
 import importlib
@@ -47,7 +47,7 @@ def _part(name: str) -> Part:
 
 
 def _show(results: dict[str, list[Check]]) -> None:
-    table = Table(title="Beside the originals", title_justify="left")
+    table = Table(title="Compared with the originals", title_justify="left")
     for heading in ("part", "check", "measure", "found", "allowed", ""):
         table.add_column(heading)
     for part, checks in results.items():

@@ -1,4 +1,4 @@
-"""nnU-Net's training augmentation and sampling: the same parameters, then the same dice, then the same work timed."""
+"""nnU-Net's augmentation and sampling: with given parameters, with drawn parameters, and their speed."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace

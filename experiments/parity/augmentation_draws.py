@@ -1,4 +1,4 @@
-"""How often and with what effect nnU-Net's transforms and ours are drawn, and how many patches each makes a second."""
+"""How often nnU-Net's transforms and ours are drawn, with which effect, and how many patches each makes a second."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -59,7 +59,7 @@ def checks() -> Iterator[Check]:
 
 
 class Geometry(NamedTuple):
-    """What nnU-Net decides from a patch size: angles in radians, is it flat, size of the box it cuts, mirrored axes."""
+    """nnU-Net's decisions from a patch size: angles in radians, whether it is flat, size of its box, mirrored axes."""
 
     rotation: tuple[float, float]
     flat: bool
@@ -160,7 +160,7 @@ def _whole(rng: np.random.Generator) -> Iterator[Check]:
 
 
 def _pipeline(name: str, patch: Shape3, settings: Augmentation, rng: np.random.Generator) -> Check:
-    """Compares finished patches; what is off in the settings is left out of nnU-Net's transforms."""
+    """Compares finished patches; transforms that the settings switch off are left out on nnU-Net's side."""
     image, label = ellipsoid(SHAPE)
     start: Index3 = (7, 5, 8)
     transforms, box = original_pipeline(patch, 3)
@@ -268,10 +268,10 @@ def _shares(name: str, ours: np.floating, theirs: np.floating, runs: int) -> Che
 
 
 def print_throughput(rounds: int = 30) -> None:
-    """Patches per second of processor time, 128³ voxels of four modalities, ours and nnU-Net's by turns.
+    """Patches per second of processor time, 128³ voxels of four modalities, ours and nnU-Net's in turn.
 
-    nnU-Net's time is that of the transforms alone; to cut the enlarged box out of the volume, which ours includes,
-    is timed apart.
+    nnU-Net's time is that of the transforms alone. Cutting the enlarged box out of the volume, which our time includes,
+    is timed separately.
     """
     image, label = ellipsoid((140, 172, 140))
     image = np.ascontiguousarray(image[..., [0, 1, 2, 2]])

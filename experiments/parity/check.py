@@ -1,11 +1,11 @@
-"""One comparison with an original, and where its small results are kept for the ordinary tests."""
+"""One comparison with an original, and the place of its small results for the ordinary tests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
-"""What the originals gave on small inputs; `make parity` writes it, `make test` compares with it."""
+"""Results of the originals on small inputs; `make parity` writes them, `make test` compares with them."""
 
 
 @dataclass(frozen=True)

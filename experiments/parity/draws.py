@@ -1,4 +1,4 @@
-"""Networks' topologies, weights and inputs drawn from seeds, the same beside the originals and in ordinary tests."""
+"""Topologies, weights and inputs of networks drawn from seeds, the same for the originals and for ordinary tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def draw_labels(topology: Topology, seed: int) -> UInt8[np.ndarray, "n d h w"]:
 
 
 def summarise(tree: Mapping[str, Any]) -> Float32[np.ndarray, "tensors 2"]:
-    """Of every array in a tree of parameters, keys sorted: its norm, and its product with a random direction."""
+    """Norm, and product with a random direction, of every array in a tree of parameters, keys sorted."""
     rows: list[Any] = []
     for _, value in sorted(tree.items()):
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Results that nnU-Net itself wrote, imported and beside the originals: logits of a patch, labels of a whole case."""
+"""Imports results that nnU-Net itself wrote and compares: logits of a patch, labels of a whole case."""
 
 import importlib
 import inspect
@@ -44,17 +44,17 @@ from kd_jax.runs.restore import restore_network
 FOLDER = GOLDEN / "nnunet_result"
 """A result folder of nnU-Net, as small as one can be."""
 LOGITS = GOLDEN / "nnunet_result.npz"
-"""A patch in nnU-Net's order, and what nnU-Net's network makes of it at full resolution."""
+"""A patch in nnU-Net's order, and the logits of nnU-Net's network at full resolution."""
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 IN_HALF = 0.001
 """Share of voxels that may differ. nnU-Net weights and sums windows in float16, which in the corners of a volume, where
 one window's smallest weights stand alone, rounds logits to steps of a half and more."""
 IN_FLOAT = 2e-5
-"""The same with float32 there: what is left are logits that are equal but for rounding."""
+"""The same with nnU-Net in float32: only logits that are equal up to rounding remain."""
 
 
 def checks() -> Iterator[Check]:
-    """Each result folder, then what the importer assumes of nnU-Net."""
+    """Each result folder, then the importer's assumptions about nnU-Net."""
     torch.set_num_threads(1)
     for variant in (PLAIN, RESIDUAL, SMALL):
         with tempfile.TemporaryDirectory() as place:
@@ -217,7 +217,7 @@ def _differing_trainers() -> int:
 
 
 def _old_plans_difference() -> int:
-    """Settings that we read otherwise from old plans than from what nnU-Net makes of them."""
+    """Settings that we read from old plans in another way than nnU-Net does."""
     plans = PLAIN.plans()
     configuration = plans["configurations"]["3d_fullres"]
     network = configuration.pop("architecture")["arch_kwargs"]

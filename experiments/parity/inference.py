@@ -1,4 +1,4 @@
-"""Resampling and sliding-window prediction beside nnU-Net's own functions and its predictor, on whole volumes."""
+"""Compares resampling and sliding-window prediction with nnU-Net's own functions and predictor, on whole volumes."""
 
 import sys
 import time

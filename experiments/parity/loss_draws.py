@@ -1,4 +1,4 @@
-"""What the losses are compared on: drawn from fixed seeds, so that tests draw the same without the originals."""
+"""Inputs for the comparison of losses, drawn from fixed seeds, so that tests draw the same without the originals."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8

@@ -1,4 +1,4 @@
-"""Every loss beside nnU-Net's own class, empty classes and extreme logits included."""
+"""Compares every loss with nnU-Net's own class, empty classes and extreme logits included."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -66,7 +66,7 @@ def _ours(
 def _theirs(
     levels: list[Logits], labels: Labels, config: LossConfig
 ) -> tuple[float, list[Float32[np.ndarray, "n _d _h _w k"]]]:
-    """nnU-Net's value, plus the one that its Dice (returned negative) differs by, and its gradient."""
+    """nnU-Net's value plus 1 (its Dice is returned negative), and its gradient."""
     logits = [torch.from_numpy(np.moveaxis(level, -1, 1).copy()).requires_grad_() for level in levels]
     targets = [_target(np.asarray(labels_at(jnp.asarray(labels), level.shape[1:4])), config) for level in levels]
     value = DeepSupervisionWrapper(_loss(config), deep_supervision_weights(len(levels)))(logits, targets)

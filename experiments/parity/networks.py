@@ -1,4 +1,4 @@
-"""Both families of networks beside nnU-Net's: logits, gradients of its losses, its optimiser's steps, first weights."""
+"""Compares both families of networks with nnU-Net's: logits, gradients of losses, optimiser steps, first weights."""
 
 import json
 from collections.abc import Iterator
@@ -168,7 +168,7 @@ def _their_loss(
     image: np.ndarray,
     labels: UInt8[np.ndarray, "n d h w"],
 ) -> torch.Tensor:
-    """nnU-Net's loss plus the 1 that its Dice, returned negative, differs by."""
+    """nnU-Net's loss plus 1 (its Dice is returned negative)."""
     targets = targets_of(labels, topology.network.stage_strides, loss.segmentation == "dice_bce")
     return build_loss(loss, len(targets))(module(to_torch(image)), targets) + 1
 
@@ -181,7 +181,7 @@ def _their_gradients(topology: Topology, loss: LossConfig) -> tuple[float, Param
 
 
 def _training_checks(name: str, topology: Topology, clip_norm: float) -> Iterator[Check]:
-    """Parameters after ten steps as in `nnUNetTrainer.train_step`, and beside how far they had moved by then."""
+    """Parameters after ten steps as in `nnUNetTrainer.train_step`, also relative to how far they had moved."""
     module = _filled(topology, len(CLASSES), 0)
     start = convert_weights(state_of(module), topology.network)
     ours = _train_ours(start, topology, clip_norm)
@@ -207,7 +207,7 @@ def _train_theirs(module: torch.nn.Module, topology: Topology, clip_norm: float)
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
         if (norm > clip_norm) != (clip_norm < 1):
             raise RuntimeError(
-                f"step {step}: the gradient's norm is {norm:.2g}; the bounds {CLIP_NORMS} enclose it no more"
+                f"step {step}: the gradient's norm is {norm:.2g}; no longer between the bounds {CLIP_NORMS}"
             )
         optimiser.step()
 
@@ -232,7 +232,7 @@ def _train_ours(params: Params, topology: Topology, clip_norm: float) -> Params:
 
 
 def _write_golden(name: str, topology: Topology) -> None:
-    """Logits, and of every gradient its norm and its product with a random direction."""
+    """Logits, and the norm of every gradient and its product with a random direction."""
     module = _filled(topology, len(CLASSES), 0)
     with torch.no_grad():
         logits = [from_torch(level) for level in module(to_torch(draw_image(topology, 0)))]

@@ -1,4 +1,4 @@
-"""Plans beside those of nnU-Net's planners, and the fingerprint beside that of its extractor.
+"""Compares plans with those of nnU-Net's planners, and the fingerprint with that of its extractor.
 
 nnU-Net's planners run whole, on fabricated fingerprints. Its networks are built without memory (PyTorch's meta device),
 which changes none of its estimates.
@@ -145,7 +145,7 @@ def _fields(plan: Plan) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _folders(root: Path) -> Iterator[None]:
-    """nnU-Net's folders, which it reads from the environment when it is imported first; and silence."""
+    """Sets nnU-Net's folders, which it reads from the environment at its first import, and silences it."""
     modules = default_experiment_planner, fingerprint_extractor
     before = [
         (module, name, getattr(module, name)) for module in modules for name in ("nnUNet_raw", "nnUNet_preprocessed")

@@ -1,4 +1,4 @@
-"""Which post-processing helps and what it does, beside nnU-Net's own commands on label maps with stray components."""
+"""Compares post-processing, its decisions and its effect, with nnU-Net's own commands on maps with stray components."""
 
 import contextlib
 import io
@@ -176,7 +176,7 @@ def _figures(results: Any, outputs: Outputs) -> Figures:
 
 
 def _apart(first: Figures, second: Any) -> float:
-    """Largest difference; infinite where one alone is undefined."""
+    """Largest difference; infinite where only one of the two is undefined."""
     if [name for name in first if first[name] is None] != [name for name in second if second[name] is None]:
         return np.inf
     return max((abs(value - second[name]) for name, value in first.items() if value is not None), default=0.0)

@@ -1,4 +1,4 @@
-"""What surrounds the step: folds, learning rate, pseudo-Dice and its moving average, beside nnU-Net's own."""
+"""Compares the surroundings of the step with nnU-Net's: folds, learning rate, pseudo-Dice and its moving average."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from kd_jax.training.step import make_schedule, region_counts
 
 SPLITS_FILE = GOLDEN / "splits.json"
 SIZES = 5, 23, 484, 1251
-"""Data sets the folds are compared for: the smallest, an odd one, MSD's BrainTumour, BraTS 2021."""
+"""Sizes of data sets whose folds are compared: the smallest, an odd one, MSD's BrainTumour, BraTS 2021."""
 GOLDEN_SIZE = 23
 EPOCHS = 1000
 

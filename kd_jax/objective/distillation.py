@@ -102,7 +102,9 @@ def _completed(distillation: Any) -> Any:
     tables = {}
     for name, table in distillation.terms.items():
         settings = _load_term(name, table).settings
-        tables[name] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+        # An absolute path, for a run may be resumed from another folder.
+        place = str(Path(name).resolve()) if name.endswith(".py") else name
+        tables[place] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
     return replace(distillation, terms=tables)
 
 

@@ -1,11 +1,12 @@
 """One teacher with three students in one step, beside the three runs that would train them one by one."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from data_pipeline.conventions import Modality
 from experiments.benchmark.figures import Figure, Options, Part
 from experiments.benchmark.sides import Measured, Side, compare
 from experiments.benchmark.step_task import draw_batch
@@ -16,7 +17,7 @@ from kd_jax.training.devices import AXIS, map_over_devices, replicate, shard
 from kd_jax.training.state import init_state
 from kd_jax.training.step import make_train_step
 
-STUDENTS = {"flair_t1ce": ("flair", "t1ce"), "t2": ("t2",), "t1": ("t1",)}
+STUDENTS: Mapping[str, tuple[Modality, ...]] = {"flair_t1ce": ("flair", "t1ce"), "t2": ("t2",), "t1": ("t1",)}
 TOGETHER = "one teacher, three students"
 SIZES = {"demo": ((8, 16, 32, 64), 48, 5), "small": ((4, 6), 16, 2)}
 """Features of every network, patch size in voxels, and steps of a timed run."""

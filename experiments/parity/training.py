@@ -15,7 +15,7 @@ from data_pipeline.conventions import REGION_CLASSES
 from experiments.parity.check import GOLDEN, Check
 from kd_jax.config.schema import Config, TrainConfig
 from kd_jax.models.outputs import found_regions, region_truth
-from kd_jax.runs.split import split_patients
+from kd_jax.runs.split import cross_validation
 from kd_jax.training.progress import Progress
 from kd_jax.training.step import make_schedule, region_counts
 
@@ -47,9 +47,9 @@ def _different_folds(size: int) -> int:
     names = case_names(size)
     theirs = generate_crossval_split(names, seed=12345, n_splits=5)
     different = 0
-    for fold, split in enumerate(theirs):
-        for ours, part in zip(split_patients(names, 5, fold), ("train", "val"), strict=True):
-            different += len({names[i] for i in ours} ^ {str(name) for name in split[part]})
+    for ours, split in zip(cross_validation(names, names, 5), theirs, strict=True):
+        different += len(set(ours.train) ^ {str(name) for name in split["train"]})
+        different += len(set(ours.val) ^ {str(name) for name in split["val"]})
     return different
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from data_pipeline.case import Case
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases
-from kd_jax.runs.split import SPLIT_FILE, SplitRecord, joined_name
+from kd_jax.runs.split_files import SPLIT_FILE, SplitRecord, joined_name
 
 HELD_OUT = "validation"
 """Name of a run's own held-out cases."""

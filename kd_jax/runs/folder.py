@@ -19,8 +19,8 @@ from kd_jax import __version__
 from kd_jax.config.load import config_values, dump_config, load_config
 from kd_jax.config.options import ensure_writable
 from kd_jax.config.schema import Config
-from kd_jax.runs.folds import Fold, resume_folds, write_folds
-from kd_jax.runs.split import SplitRecord, joined_name
+from kd_jax.runs.split import Fold
+from kd_jax.runs.split_files import SplitRecord, joined_name, write_split
 from kd_jax.runs.store import has_checkpoint
 
 CONFIG_FILE = "config.json"
@@ -58,7 +58,7 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
 def open_run(
     run: Path,
     config: Config,
-    split: SplitRecord,
+    record: SplitRecord,
     folds: Sequence[Fold],
     arguments: Sequence[str],
     *,
@@ -74,8 +74,7 @@ def open_run(
         _clear(run)
     write_atomically(run / CONFIG_FILE, dump_config(config).encode())
     write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
-    split.write(run)
-    write_folds(run, folds)
+    write_split(run, record, folds)
 
 
 def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
@@ -97,24 +96,6 @@ def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
             f"allowed: {', '.join(MAY_CHANGE)}"
         )
     return after
-
-
-def resume_split(run: Path, split: SplitRecord, folds: Sequence[Fold]) -> None:
-    """Holds the cases found now against those the run was started with, and writes where they are now.
-
-    Raises:
-      InputError: other cases train or are held out than before, or the folds are others.
-    """
-    before = SplitRecord.read(run)
-    if before is not None and (before.train, before.validation) != (split.train, split.validation):
-        old, new = {*before.train, *before.validation}, {*split.train, *split.validation}
-        changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, split otherwise"
-        raise InputError(
-            f"{split.place}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
-            f"{changed}); bring back what was there, or start a new run"
-        )
-    resume_folds(run, folds)
-    split.write(run)
 
 
 def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:

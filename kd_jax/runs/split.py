@@ -1,136 +1,124 @@
-"""Which cases train and which are held out: nnU-Net's cross-validation, or a given one; and the file that says so."""
+"""Which cases train and which are held out, computed once from their ids: nnU-Net's cross-validation, or a given one."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
-from sklearn.model_selection import KFold
+from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_atomically
-from kd_jax.runs.folds import Fold, read_folds
+from kd_jax.config.data import DataConfig
 
-SPLIT_FILE = "split.json"
 SPLIT_SEED = 12345
 """nnU-Net's seed of the cross-validation."""
 
 
 @dataclass(frozen=True)
-class SplitRecord:
-    """What `RUN/split.json` holds.
+class Fold:
+    """Ids of the cases that train and of those held out, in nnU-Net's words."""
+
+    train: list[str]
+    val: list[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one run trains on and holds out.
 
     Attributes:
-      data_root: folders of the cases, or CSV files.
-      label_map: meaning of label values, where given.
-      ignore_affine: whether modalities whose affines differ were accepted.
-      train: ids of the training cases.
-      validation: ids of the held-out cases.
-      layout: that the names were taken for, where given.
+      train, validation: ids, sorted.
+      folds: all folds of the cross-validation, this one among them.
     """
 
-    data_root: list[str]
-    label_map: str | None
-    ignore_affine: bool
-    train: list[str]
-    validation: list[str]
-    layout: str | None = None
-
-    @property
-    def roots(self) -> list[Path]:
-        """Where the cases are."""
-        return [Path(root) for root in self.data_root]
-
-    @property
-    def place(self) -> str:
-        """Where the cases are, in words."""
-        return ", ".join(self.data_root)
-
-    def write(self, run: Path) -> None:
-        """Writes the file, atomically."""
-        write_atomically(run / SPLIT_FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
-
-    @classmethod
-    def read(cls, run: Path) -> Self | None:
-        """The split of a run; None where there is no such file.
-
-        Raises:
-          InputError: the file is damaged.
-        """
-        path = run / SPLIT_FILE
-        if not path.is_file():
-            return None
-        try:
-            values = json.loads(path.read_text())
-            if isinstance(values["data_root"], str):  # written by an earlier version
-                values["data_root"] = [values["data_root"]]
-            return cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: damaged ({error}); train again, or give labelled cases with --data") from error
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    folds: tuple[Fold, ...]
 
 
-def joined_name(roots: Sequence[Path]) -> str:
-    """What results on these data are called after."""
-    return "+".join(root.resolve().stem if root.is_file() else root.resolve().name for root in roots)
+def split_cases(
+    cases: Sequence[str], patients: Sequence[str], data: DataConfig, *, some_left_out: bool = False
+) -> Split:
+    """The split that the settings ask for.
 
-
-def split_patients(patients: Sequence[str], folds: int, fold: int | str) -> tuple[list[int], list[int]]:
-    """Indices of training and validation cases.
-
-    nnU-Net's cross-validation (`KFold` with shuffling and seed 12345 over the sorted identifiers), over
-    patients, so that the time points of one patient stay together; the same where each has one case.
+    Args:
+      cases: ids of the cases there are.
+      patients: whose they are.
+      data: `splits` is a file of folds in nnU-Net's form, or none for the seeded cross-validation; `fold` says which,
+        or all. Cases that a given fold does not name are in neither part.
+      some_left_out: cases that the file names may be missing, because they could not be used.
 
     Raises:
-      InputError: there are fewer patients than folds.
+      InputError: there are fewer patients than folds; or the file cannot be read, has no such fold, names a case that
+        is not there or one case twice, has a patient on both sides, or leaves a part empty.
     """
-    everyone = list(range(len(patients)))
-    if fold == "all":
-        return everyone, everyone
+    if data.splits is not None:
+        folds = tuple(read_folds(data.splits))
+        chosen = _given_fold(data.splits, folds, data.fold, dict(zip(cases, patients, strict=True)), some_left_out)
+    else:
+        folds = cross_validation(cases, patients, data.folds)
+        chosen = Fold(sorted(cases), sorted(cases)) if data.fold == "all" else _made_fold(folds, patients, data)
+    return Split(tuple(sorted(chosen.train)), tuple(sorted(chosen.val)), folds)
+
+
+def cross_validation(cases: Sequence[str], patients: Sequence[str], folds: int) -> tuple[Fold, ...]:
+    """nnU-Net's folds: `KFold` with shuffling and seed 12345 over sorted identifiers.
+
+    Over patients rather than cases, so that the time points of a patient stay together; the same where each patient
+    has one case. With fewer patients than folds there is one fold, which trains on everything it holds out.
+    """
+    from sklearn.model_selection import KFold  # takes most of a second, which only making a split should wait for
+
     names = sorted(set(patients))
     if len(names) < folds:
-        raise InputError(
-            f"data.folds is {folds}, but there are {len(names)} patients: give fewer folds, or --data.fold all "
-            "to train and validate on every case"
-        )
-    _, held = list(KFold(folds, shuffle=True, random_state=SPLIT_SEED).split(names))[int(fold)]
-    validation = {names[i] for i in held}
-    return (
-        [i for i in everyone if patients[i] not in validation],
-        [i for i in everyone if patients[i] in validation],
+        return (Fold(sorted(cases), sorted(cases)),)
+    held = [{names[i] for i in part} for _, part in KFold(folds, shuffle=True, random_state=SPLIT_SEED).split(names)]
+    owned = sorted(zip(cases, patients, strict=True))
+    return tuple(
+        Fold([case for case, owner in owned if owner not in part], [case for case, owner in owned if owner in part])
+        for part in held
     )
 
 
-def cross_validation(cases: Sequence[str], patients: Sequence[str], folds: int) -> list[Fold]:
-    """All folds of `split_patients`, by id; with fewer patients than folds, one that trains and validates on all.
-
-    Args:
-      cases: ids.
-      patients: whose the cases are.
-      folds: how many.
-    """
-    numbers: Sequence[int | str] = range(folds) if len(set(patients)) >= folds else ["all"]
-    splits = [split_patients(patients, folds, number) for number in numbers]
-    return [Fold(sorted(cases[i] for i in train), sorted(cases[i] for i in held)) for train, held in splits]
-
-
-def given_split(
-    file: Path, fold: int | str, cases: Sequence[str], patients: Sequence[str], *, some_left_out: bool = False
-) -> tuple[list[int], list[int]]:
-    """Indices of training and validation cases as a file in nnU-Net's form says: [{"train": […], "val": […]}, …].
-
-    Args:
-      file: nnU-Net's `splits_final.json`, or one like it.
-      fold: which entry; "all" trains and validates on every case of the file.
-      cases: identifiers of the cases there are. Those the fold does not name are in neither part.
-      patients: whose these are.
-      some_left_out: cases of the file may be missing from `cases`, because they could not be used.
+def read_folds(file: Path) -> list[Fold]:
+    """The folds of a file [{"train": [CASE, ...], "val": [CASE, ...]}, ...].
 
     Raises:
-      InputError: the file cannot be read or is of another form, has no such fold, names a case that is not there or
-        one case twice, has a patient on both sides, or leaves a part empty.
+      InputError: the file cannot be read, is of another form, has no fold, or names a case twice in one part.
     """
-    folds = read_folds(file)
+    expected = 'expected nnU-Net\'s form, [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]'
+    try:
+        folds = TypeAdapter(list[Fold]).validate_json(file.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror or error}); give a file with --data.splits"
+        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{file}: {expected}, found at {where or 'the top'}: {problem['msg']}") from error
+    for number, entry in enumerate(folds):
+        for part, names in asdict(entry).items():
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise InputError(f"{file}: fold {number} names {twice} twice in {part}; name it once")
+    if not folds:
+        raise InputError(f"{file}: {expected}, found no fold")
+    return folds
+
+
+def _made_fold(folds: Sequence[Fold], patients: Sequence[str], data: DataConfig) -> Fold:
+    if len(folds) < data.folds:
+        raise InputError(
+            f"data.folds is {data.folds}, but there are {len(set(patients))} patients: give fewer folds, or "
+            "--data.fold all to train and validate on every case"
+        )
+    return folds[int(data.fold)]
+
+
+def _given_fold(
+    file: Path, folds: Sequence[Fold], fold: int | str, patients: Mapping[str, str], some_left_out: bool
+) -> Fold:
+    """One fold of a file, held against the cases there are; `patients` by case."""
     if fold == "all":
         everyone = sorted({name for entry in folds for name in (*entry.train, *entry.val)})
         chosen = Fold(everyone, everyone)
@@ -140,22 +128,21 @@ def given_split(
         chosen = folds[int(fold)]
         if both := sorted(set(chosen.train) & set(chosen.val)):
             raise InputError(f"{file}: fold {fold} trains on what it holds out, first {both[0]}; remove one of the two")
-        _refuse_shared_patients(file, fold, chosen, dict(zip(cases, patients, strict=True)))
-    place = {name: index for index, name in enumerate(cases)}
-    unknown = [name for name in (*chosen.train, *chosen.val) if name not in place]
+        _refuse_shared_patients(file, fold, chosen, patients)
+    unknown = [name for name in (*chosen.train, *chosen.val) if name not in patients]
     if unknown and not some_left_out:
         raise InputError(
             f"{file}: names {len(unknown)} cases that are not in the data, first {unknown[0]} (there is, for example, "
-            f"{cases[0]}); correct the names, or give the data the file was made for"
+            f"{next(iter(patients))}); correct the names, or give the data the file was made for"
         )
-    train, held = ([place[name] for name in names if name in place] for names in (chosen.train, chosen.val))
+    train, held = ([name for name in names if name in patients] for names in (chosen.train, chosen.val))
     if not train or not held:
         raise InputError(f"{file}: fold {fold} has {len(train)} training and {len(held)} held-out cases; both need one")
-    return sorted(train), sorted(held)
+    return Fold(train, held)
 
 
 def _refuse_shared_patients(file: Path, fold: int | str, chosen: Fold, patients: Mapping[str, str]) -> None:
-    """The time points of a patient look alike: held-out ones would be known from training."""
+    """The time points of a patient look alike: a network would know held-out ones from training."""
     held = {patients[name] for name in chosen.val if name in patients}
     shared = sorted({patients[name] for name in chosen.train if name in patients} & held)
     if not shared:

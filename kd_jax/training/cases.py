@@ -19,45 +19,29 @@ from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION
 from data_pipeline.phantom.data_set import phantom_folder
 from data_pipeline.workers import available_cores
 from kd_jax.config.schema import Config, DataConfig
-from kd_jax.runs.folds import Fold, read_folds
-from kd_jax.runs.split import SplitRecord, cross_validation, given_split, split_patients
+from kd_jax.runs.split import Fold, Split, split_cases
+from kd_jax.runs.split_files import SplitRecord
 from kd_jax.training.devices import on_first_host
 
 
 @dataclass(frozen=True)
-class Split:
+class RunCases:
     """The prepared cases of a run.
 
     Attributes:
       train: those it trains on.
       validation: those held out.
-      roots: where the cases are.
-      folds: all folds, this one among them, as the run folder has them.
+      folds: all folds of the cross-validation.
+      record: what the run folder says of them.
     """
 
     train: tuple[PreparedCase, ...]
     validation: tuple[PreparedCase, ...]
-    roots: tuple[Path, ...]
     folds: tuple[Fold, ...]
-
-    @property
-    def place(self) -> str:
-        """Where the cases are, in words."""
-        return ", ".join(map(str, self.roots))
-
-    def record(self, data: DataConfig) -> SplitRecord:
-        """What is kept of it in the run folder."""
-        return SplitRecord(
-            data_root=[str(root.resolve()) for root in self.roots],
-            layout=data.layout,
-            label_map=data.label_map,
-            ignore_affine=data.ignore_affine,
-            train=[case.id for case in self.train],
-            validation=[case.id for case in self.validation],
-        )
+    record: SplitRecord
 
 
-def gather_cases(config: Config) -> Split:
+def gather_cases(config: Config) -> RunCases:
     """Finds (or makes) the cases, prepares them once, and splits them by patient.
 
     On several hosts the first one prepares, the others then find its cache on the shared file system.
@@ -91,34 +75,23 @@ def loader_settings(config: Config) -> LoaderSettings:
     )
 
 
-def _gather(config: Config, *, progress: bool) -> Split:
+def _gather(config: Config, *, progress: bool) -> RunCases:
     data = config.data
     roots, cases = _find(data, progress=progress)
     if progress:
         print("\n".join(describe(cases, roots)), file=sys.stderr)
-    # What is wrong with the split is said before the work, and cases it does not name are not prepared.
-    chosen = sorted({index for part in _split(cases, data) for index in part})
-    prepared = _prepare([cases[index] for index in chosen], config, progress=progress)
-    train, validation = _split(prepared, data, some_left_out=data.skip_bad)
-    return Split(
-        tuple(prepared[i] for i in train), tuple(prepared[i] for i in validation), roots, _folds(prepared, data)
-    )
+    # A split that cannot be made is reported before the work, and cases that it does not name are not prepared.
+    split = _split(cases, data)
+    named = {*split.train, *split.validation}
+    prepared = {case.id: case for case in _prepare([c for c in cases if c.id in named], config, progress=progress)}
+    if len(prepared) < len(named):  # cases that cannot be used are left out: the folds are those of the others
+        split = _split(list(prepared.values()), data, some_left_out=True)
+    train, validation = (tuple(prepared[name] for name in part) for part in (split.train, split.validation))
+    return RunCases(train, validation, split.folds, SplitRecord.of(split, roots, data))
 
 
-def _split(
-    cases: Sequence[Case | PreparedCase], data: DataConfig, *, some_left_out: bool = False
-) -> tuple[list[int], list[int]]:
-    if data.splits is None:
-        return split_patients([case.patient for case in cases], data.folds, data.fold)
-    ids, patients = [case.id for case in cases], [case.patient for case in cases]
-    return given_split(data.splits, data.fold, ids, patients, some_left_out=some_left_out)
-
-
-def _folds(cases: Sequence[PreparedCase], data: DataConfig) -> tuple[Fold, ...]:
-    """Those of a given split as they are, or the cross-validation of the cases that can be used."""
-    if data.splits is not None:
-        return tuple(read_folds(data.splits))
-    return tuple(cross_validation([case.id for case in cases], [case.patient for case in cases], data.folds))
+def _split(cases: Sequence[Case | PreparedCase], data: DataConfig, *, some_left_out: bool = False) -> Split:
+    return split_cases([c.id for c in cases], [c.patient for c in cases], data, some_left_out=some_left_out)
 
 
 def _find(data: DataConfig, *, progress: bool) -> tuple[tuple[Path, ...], list[Case]]:

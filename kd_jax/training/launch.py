@@ -6,6 +6,7 @@ split.json and splits_final.json here, the rest from `kd_jax.training.loop`.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,8 +16,9 @@ from kd_jax.config.load import SettingsHelp, add_setting_arguments, load_config,
 from kd_jax.config.schema import Config
 from kd_jax.objective.distillation import complete_terms
 from kd_jax.planning.plan_file import read_plan
-from kd_jax.runs.folder import check_new_run, default_run, open_run, resume_run, resume_split
+from kd_jax.runs.folder import check_new_run, default_run, open_run, resume_run
 from kd_jax.runs.restore import Restored
+from kd_jax.runs.split_files import resume_split
 from kd_jax.training.cases import gather_cases
 from kd_jax.training.devices import connect_hosts, local_batch, on_first_host, say
 from kd_jax.training.loop import train
@@ -39,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     on_first_host("run folder checked", lambda: check_new_run(run, overwrite=args.overwrite))
     if config.data.root is not None and args.config is None and args.plan is None:
         say("settings are those of the small phantom run; for BraTS see --config experiments/configs/paper.toml")
-    split = gather_cases(config)
-    record = split.record(config.data)
-    on_first_host("run opened", lambda: open_run(run, config, record, split.folds, arguments, overwrite=args.overwrite))
-    return train(config, run, split, resume=False, teacher=None if teacher is None else teacher.params)
+    cases = gather_cases(config)
+    opened = partial(open_run, run, config, cases.record, cases.folds, arguments, overwrite=args.overwrite)
+    on_first_host("run opened", opened)
+    return train(config, run, cases, resume=False, teacher=None if teacher is None else teacher.params)
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -52,10 +54,9 @@ def _resume(args: argparse.Namespace) -> int:
     if args.run is None or refused:
         raise InputError(f"--resume takes the run as --run RUN, and no {' or '.join(refused) or 'other folder'}")
     config = resume_run(args.run, overrides_from(args))
-    split = gather_cases(config)
-    record = split.record(config.data)
-    on_first_host("split checked", lambda: resume_split(args.run, record, split.folds))
-    return train(config, args.run, split, resume=True)
+    cases = gather_cases(config)
+    on_first_host("split checked", lambda: resume_split(args.run, cases.record, cases.folds))
+    return train(config, args.run, cases, resume=True)
 
 
 def _configure(args: argparse.Namespace) -> tuple[Config, Restored | None]:

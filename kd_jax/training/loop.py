@@ -25,7 +25,7 @@ from kd_jax.models.protocol import Params
 from kd_jax.native import library
 from kd_jax.objective.joint import Batch, Objective, build_objective
 from kd_jax.runs.store import Checkpoints
-from kd_jax.training.cases import Split, loader_settings
+from kd_jax.training.cases import RunCases, loader_settings
 from kd_jax.training.checkpoints import restore_state, save_best, save_latest
 from kd_jax.training.devices import AXIS, local_batch, map_over_devices, must_block_every_step, replicate, say, shard
 from kd_jax.training.journal import Journal
@@ -40,13 +40,13 @@ LOG_EVERY = 10
 """Steps between step records of the log."""
 
 
-def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Params | None = None) -> int:
+def train(config: Config, run: Path, cases: RunCases, *, resume: bool, teacher: Params | None = None) -> int:
     """Trains a run to its end or until asked to stop; returns the exit status.
 
     Args:
       config: the run.
       run: its folder, opened.
-      split: its cases.
+      cases: its cases.
       resume: continue from the latest checkpoint.
       teacher: parameters a new run's teacher starts with; None draws them.
 
@@ -62,14 +62,14 @@ def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Par
         state, position = restore_state(run, state)
         progress = Progress.from_position(position)
     state = replicate(state)
-    _announce(objective, run, split, state, per_device, progress)
+    _announce(objective, run, cases, state, per_device, progress)
     train_step = map_over_devices(make_train_step(objective), donate=True)
     validation_step = map_over_devices(make_validation_step(objective), donate=False)
     with (
         StopRequest() as stop,
         Journal(run, progress.step, write=jax.process_index() == 0) as journal,
         Checkpoints(run) as checkpoints,
-        closing(_training_batches(config, split, progress.step)) as batches,
+        closing(_training_batches(config, cases, progress.step)) as batches,
     ):
         while progress.epoch < config.train.epochs and not stop.requested:
             started = time.monotonic()
@@ -78,7 +78,7 @@ def train(config: Config, run: Path, split: Split, *, resume: bool, teacher: Par
             progress.seconds += time.monotonic() - started
             if finished:
                 started = time.monotonic()
-                counts = _validate(config, split, state, validation_step)
+                counts = _validate(config, cases, state, validation_step)
                 progress.seconds += time.monotonic() - started
                 _end_epoch(config, state, progress, counts, journal, checkpoints)
         if progress.epoch < config.train.epochs:
@@ -143,12 +143,12 @@ def _absorb(measurements: Mapping[str, Array], progress: Progress, journal: Jour
 
 
 def _validate(
-    config: Config, split: Split, state: TrainState, step: Callable[..., Mapping[str, Array]]
+    config: Config, cases: RunCases, state: TrainState, step: Callable[..., Mapping[str, Array]]
 ) -> Mapping[str, Float64[np.ndarray, "3 3"]]:
     """By network, [region, (TP, FP, FN)] in voxels over the validation patches."""
     total = np.zeros((len(config.networks), len(REGION_CLASSES), 3))
     batches = validation_batches(
-        split.validation,
+        cases.validation,
         loader_settings(config),
         seed=config.seed + VALIDATION_SEED,
         steps=config.train.validation_iterations,
@@ -191,9 +191,9 @@ def _is_loss(name: str) -> bool:
     return name.endswith("/loss")
 
 
-def _training_batches(config: Config, split: Split, start_step: int) -> Any:
+def _training_batches(config: Config, cases: RunCases, start_step: int) -> Any:
     return training_batches(
-        split.train, loader_settings(config), seed=config.seed, start_step=start_step, **_placement()
+        cases.train, loader_settings(config), seed=config.seed, start_step=start_step, **_placement()
     )
 
 
@@ -206,10 +206,10 @@ def _placement() -> dict[str, int]:
 
 
 def _announce(
-    objective: Objective, run: Path, split: Split, state: TrainState, per_device: int, progress: Progress
+    objective: Objective, run: Path, cases: RunCases, state: TrainState, per_device: int, progress: Progress
 ) -> None:
     config, device = objective.config, jax.local_devices()[0]
-    say(f"run {run}: {len(split.train)} training and {len(split.validation)} validation cases of {split.place}")
+    say(f"run {run}: {len(cases.train)} training and {len(cases.validation)} validation cases of {cases.record.place}")
     for name, network in state.networks.items():
         settings = config.networks[name]
         size = sum(leaf.size for leaf in jax.tree.leaves(network.params["network"])) / 1e6

@@ -8,7 +8,7 @@ import numpy as np
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from kd_jax.config.schema import Config, DataConfig, LossConfig, StudentConfig, TeacherConfig
 from kd_jax.objective.joint import build_objective
-from kd_jax.runs.split import SplitRecord
+from kd_jax.runs.split_files import SplitRecord
 from kd_jax.runs.store import Checkpoints
 from kd_jax.training.checkpoints import save_best
 from kd_jax.training.state import init_state

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,40 +8,46 @@ from sklearn.model_selection import KFold
 
 from data_pipeline.errors import InputError
 from experiments.parity.check import GOLDEN
-from kd_jax.runs.folds import FOLDS_FILE, Fold, read_folds, resume_folds, write_folds
-from kd_jax.runs.split import SplitRecord, cross_validation, given_split, split_patients
+from kd_jax.config.data import DataConfig
+from kd_jax.runs.split import Fold, cross_validation, read_folds, split_cases
+from kd_jax.runs.split_files import FOLDS_FILE, SplitRecord, resume_split, write_split
+
+RECORD = SplitRecord(["/a"], None, False, ["a"], ["b"])
+
+
+def _split(cases, patients=None, **data):
+    """(train, validation) of the settings."""
+    left_out = data.pop("some_left_out", False)
+    found = split_cases(cases, patients or cases, DataConfig(**data), some_left_out=left_out)
+    return list(found.train), list(found.validation)
 
 
 def test_the_split_is_nnunets_where_each_patient_has_one_case():
     # nnunetv2: KFold(n_splits=5, shuffle=True, random_state=12345) over the sorted case identifiers.
     names = [f"BraTS2021_{i:05d}" for i in range(23)]
     for fold, (train, held) in enumerate(KFold(5, shuffle=True, random_state=12345).split(names)):
-        assert split_patients(names, 5, fold) == (train.tolist(), held.tolist())
+        assert _split(names, fold=fold) == ([names[i] for i in train], [names[i] for i in held])
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=12).filter(lambda x: len(set(x)) >= 3), st.integers(0, 2))
-def test_no_patient_is_on_both_sides_and_no_case_is_lost(patients, fold):
-    train, held = split_patients(patients, 3, fold)
-    assert sorted(train + held) == list(range(len(patients)))
-    assert not {patients[i] for i in train} & {patients[i] for i in held}
-    assert train and held
-
-
-def test_every_patient_is_held_out_once():
-    patients = [f"p{i // 2}" for i in range(14)]
-    held = [i for fold in range(3) for i in split_patients(patients, 3, fold)[1]]
-    assert sorted(held) == list(range(14))
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=12).filter(lambda x: len(set(x)) >= 3))
+def test_no_patient_is_on_both_sides_and_every_case_is_held_out_once(patients):
+    cases = [f"{patient}-{i:02d}" for i, patient in enumerate(patients)]
+    folds = cross_validation(cases, patients, 3)
+    for fold in folds:
+        assert sorted(fold.train + fold.val) == sorted(cases)
+        assert not {case[0] for case in fold.train} & {case[0] for case in fold.val}
+    assert sorted(case for fold in folds for case in fold.val) == sorted(cases)
 
 
 def test_fold_all_trains_and_validates_on_everyone():
-    assert split_patients(["a", "b"], 5, "all") == ([0, 1], [0, 1])
+    assert _split(["a", "b"], fold="all") == (["a", "b"], ["a", "b"])
 
 
 def test_fewer_patients_than_folds_are_refused():
     with pytest.raises(
         InputError, match=r"data\.folds is 5, but there are 2 patients: give fewer folds, or --data\.fold"
     ):
-        split_patients(["a", "b", "b"], 5, 0)
+        _split(["a-0", "b-0", "b-1"], ["a", "b", "b"])
 
 
 def test_a_damaged_split_is_named(tmp_path):
@@ -53,19 +60,16 @@ def test_a_damaged_split_is_named(tmp_path):
 def test_the_folds_are_those_that_nnunet_itself_made():
     folds = json.loads((GOLDEN / "splits.json").read_text())
     names = sorted(folds[0]["train"] + folds[0]["val"])
-    for fold, split in enumerate(folds):
-        train, held = split_patients(names, 5, fold)
-        assert ([names[i] for i in train], [names[i] for i in held]) == (split["train"], split["val"])
-    assert cross_validation(names, names, 5) == [Fold(**split) for split in folds]
+    assert cross_validation(names, names, 5) == tuple(Fold(**split) for split in folds)
 
 
 def test_a_given_split_in_nnunets_form_is_honoured(tmp_path):
     names = ["a", "b", "c", "d"]
     file = _splits(tmp_path, [{"train": ["c", "a"], "val": ["b"]}, {"train": ["b"], "val": ["c", "d"]}])
-    assert given_split(file, 0, names, names) == ([0, 2], [1])  # d is in neither part
-    assert given_split(file, 1, names, names) == ([1], [2, 3])
-    assert given_split(file, "all", names, names) == ([0, 1, 2, 3], [0, 1, 2, 3])
-    assert given_split(file, 1, ["b", "c"], ["b", "c"], some_left_out=True) == ([0], [1])
+    assert _split(names, splits=file, fold=0) == (["a", "c"], ["b"])  # d is in neither part
+    assert _split(names, splits=file, fold=1) == (["b"], ["c", "d"])
+    assert _split(names, splits=file, fold="all") == (names, names)
+    assert _split(["b", "c"], splits=file, fold=1, some_left_out=True) == (["b"], ["c"])
 
 
 def test_a_given_split_with_one_patient_on_both_sides_is_refused(tmp_path):
@@ -79,9 +83,9 @@ def test_a_given_split_with_one_patient_on_both_sides_is_refused(tmp_path):
     )
     message = r"fold 0 has 1 patients on both sides, first p1 \(trains on p1-000, p1-002; holds out p1-001\); put all"
     with pytest.raises(InputError, match=message):
-        given_split(file, 0, names, patients)
-    assert given_split(file, 1, names, patients) == ([3, 4], [0, 1])
-    assert given_split(file, "all", names, patients)[0] == [0, 1, 2, 3, 4]  # held out from nobody
+        _split(names, patients, splits=file, fold=0)
+    assert _split(names, patients, splits=file, fold=1) == (names[3:], names[:2])
+    assert _split(names, patients, splits=file, fold="all")[0] == names  # held out from nobody
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_a_given_split_with_one_patient_on_both_sides_is_refused(tmp_path):
 def test_a_split_that_cannot_be_used_is_refused(tmp_path, content, fold, message):
     file = tmp_path / "splits.json" if content is None else _splits(tmp_path, content)
     with pytest.raises(InputError, match=message) as error:
-        given_split(file, fold, ["a", "b"], ["a", "b"])
+        _split(["a", "b"], splits=file, fold=fold)
     assert str(error.value).startswith(str(file))
 
 
@@ -110,30 +114,33 @@ def test_all_folds_as_a_file_give_the_same_split_again(tmp_path_factory, patient
     names = [f"{patient}-{i:03d}" for i, patient in enumerate(patients)]
     run = tmp_path_factory.mktemp("run")
     made = cross_validation(names, patients, folds)
-    write_folds(run, made)
+    write_split(run, RECORD, made)
     numbers = range(folds) if len(set(patients)) >= folds else ["all"]
     assert len(made) == len(numbers)
     for number in numbers:
-        assert given_split(run / FOLDS_FILE, number, names, patients) == split_patients(patients, folds, number)
+        again = _split(names, patients, splits=run / FOLDS_FILE, fold=number)
+        assert again == _split(names, patients, folds=folds, fold=number)
 
 
 def test_the_file_has_the_form_of_nnunets(tmp_path):
-    write_folds(tmp_path, [Fold(["a", "b"], ["c"]), Fold(["c"], ["a", "b"])])
+    write_split(tmp_path, RECORD, [Fold(["a", "b"], ["c"]), Fold(["c"], ["a", "b"])])
     content = json.loads((tmp_path / "splits_final.json").read_text())
     assert content == [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "b"]}]
 
 
 def test_resuming_does_not_replace_other_folds(tmp_path):
     folds = [Fold(["a"], ["b"]), Fold(["b"], ["a"])]
-    resume_folds(tmp_path, folds)  # a run that has no file yet gets one
+    resume_split(tmp_path, RECORD, folds)  # a run that has no files yet gets them
     before = (tmp_path / FOLDS_FILE).read_bytes()
-    resume_folds(tmp_path, folds)
+    resume_split(tmp_path, RECORD, folds)
     with pytest.raises(InputError, match=r"has other folds than the run would have now; .* give --data\.splits"):
-        resume_folds(tmp_path, folds[:1])
+        resume_split(tmp_path, RECORD, folds[:1])
     assert (tmp_path / FOLDS_FILE).read_bytes() == before
+    with pytest.raises(InputError, match=r"not the 2 cases that .* was started with, but 3 \(different: c\)"):
+        resume_split(tmp_path, replace(RECORD, train=["a", "c"]), folds)
     (tmp_path / FOLDS_FILE).write_text("[")
     with pytest.raises(InputError, match="expected nnU-Net's form"):
-        resume_folds(tmp_path, folds)
+        resume_split(tmp_path, RECORD, folds)
     assert read_folds(_splits(tmp_path, [{"train": ["a"], "val": ["b"]}])) == folds[:1]
 
 

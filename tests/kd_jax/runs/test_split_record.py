@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_pipeline.errors import InputError
-from kd_jax.runs.split import SPLIT_FILE, SplitRecord, joined_name
+from kd_jax.runs.split_files import SPLIT_FILE, SplitRecord, joined_name
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -19,7 +19,7 @@ def test_a_record_of_version_0_2_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data_root": "/a"}'])
-def test_a_damaged_record_is_said(tmp_path, text):
+def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / SPLIT_FILE).write_text(text)
     with pytest.raises(InputError, match="damaged"):
         SplitRecord.read(tmp_path)

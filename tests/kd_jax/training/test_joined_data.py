@@ -61,7 +61,7 @@ def test_training_joins_sets_and_says_what_it_takes_them_for(tmp_path, roots, ca
         "BraTS2021_00001",
         "BraTS-GLI-00007-101",
     }
-    assert split.record(data).data_root == [str(root) for root in roots]
+    assert split.record.data_root == [str(root) for root in roots]
     said = capsys.readouterr().err
     assert "2 cases as in BraTS 2018-2021" in said and "1 case as in BraTS 2024" in said and "4 cavity" in said
 

@@ -1,4 +1,4 @@
-"""The part of a run's configuration that says which data it sees, and the types that all parts share."""
+"""Settings of a run's data, and the types that all settings share."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +16,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveShape = tuple[PositiveInt, PositiveInt, PositiveInt]
-"""A size in voxels along x, y and z that a setting may have."""
+"""A size in voxels along x, y and z."""
 
 
 def _one_or_more_roots(value: object) -> object:
@@ -34,16 +34,17 @@ class DataConfig:
         BeforeValidator(_one_or_more_roots),
         Field(description="folders of cases, or CSV files, joined; none trains on the embedded phantom"),
     ] = None
-    layout: Annotated[LayoutName | None, Field(description="layout of the data set instead of recognising it")] = None
+    layout: Annotated[LayoutName | None, Field(description="layout of the data set; none recognises it")] = None
     label_map: Annotated[
-        str | None, Field(description="meaning of label values where file names do not tell, e.g. 1=NCR,2=ED,4=ET")
+        str | None, Field(description="meaning of label values if file names do not tell, e.g. 1=NCR,2=ED,4=ET")
     ] = None
     ignore_affine: Annotated[bool, Field(description="accept modalities whose affines differ")] = False
     skip_bad: Annotated[bool, Field(description="leave out cases with problems instead of stopping")] = False
     phantom_cases: Annotated[PositiveInt, Field(description="size of the embedded data set")] = 40
     phantom_seed: Annotated[int, Field(ge=0, description="seed of the embedded data set")] = 0
     spacing: Annotated[
-        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(description="voxel size in mm the networks work at")
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat],
+        Field(description="voxel size in mm at which the networks work"),
     ] = (2.0, 2.0, 2.0)
     patch: Annotated[PositiveShape, Field(description="patch size in voxels")] = (48, 48, 48)
     folds: Annotated[int, Field(ge=2, description="folds of the cross-validation (nnU-Net: 5)")] = 5

@@ -1,8 +1,8 @@
-"""The part of a run's configuration that says how its students learn from the teacher.
+"""Settings of how students learn from the teacher.
 
-A term's own settings are a table whose keys only the term knows: `kd_jax.objective.terms` completes and checks it
-before training. So a term can be added, or come from outside, without a change here, and a student can be restored
-where the term that once taught it is not installed.
+The settings of a term are a table whose keys only the term knows; `kd_jax.objective.distillation` completes and checks
+it before training. So adding a term, or using one from elsewhere, needs no change here, and a student can be restored
+on a machine where the term that taught it is not installed.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from pydantic_core import ArgsKwargs
 from kd_jax.config.data import STRICT
 
 Terms = Mapping[str, Mapping[str, Any]]
-"""Settings of each term, by its name, or by the module or file of one that is not part of kd_jax."""
+"""Settings of each term by its name, or by its module or file if it is not part of kd_jax."""
 
 BARLOW_TWINS = "barlow_twins"
 _OF_BARLOW_TWINS = "off_diagonal", "samples", "normalise", "projector"
-"""Keys that were in [distillation] itself before terms had tables of their own."""
+"""Keys that older configurations have in [distillation] itself; now they are in the term's table."""
 
 
 def _frozen(value: Any) -> Any:
-    """JSON and TOML give lists, Python and the command line tuples: settings compare equal wherever they come from."""
+    """Lists as tuples: JSON and TOML give lists, Python gives tuples, and equal settings must compare equal."""
     if isinstance(value, Mapping):
         return {str(key): _frozen(item) for key, item in value.items()}
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
@@ -38,13 +38,13 @@ class StudentDistillation:
         float, Field(ge=0, description="factor of all terms; 0 is the control: the same student without distillation")
     ] = 0.1
     terms: Annotated[
-        Terms, Field(description="a table [distillation.TERM] each, with a weight and the settings of the term")
+        Terms, Field(description="one table [distillation.TERM] per term, with its weight and settings")
     ] = field(default_factory=lambda: {BARLOW_TWINS: {}}, hash=False)
 
     @model_validator(mode="before")
     @classmethod
     def _tables_are_terms(cls, given: Any) -> Any:
-        """`[distillation.NAME]` is short for `[distillation.terms.NAME]`; Barlow Twins is always there."""
+        """`[distillation.NAME]` is short for `[distillation.terms.NAME]`, and adds to the default, Barlow Twins."""
         values = dict((given.kwargs or {}) if isinstance(given, ArgsKwargs) else given)
         if isinstance(given, ArgsKwargs) and given.args:
             raise ValueError("settings are given by name")

@@ -1,4 +1,4 @@
-"""The part of a run's configuration that describes one network."""
+"""Settings of one network."""
 
 import math
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ PerStage = Annotated[tuple[PositiveInt, ...], BeforeValidator(_one_or_each)]
 
 @dataclass(frozen=True, config=STRICT)
 class NetworkConfig:
-    """One network: what it sees, and its architecture.
+    """One network: the modalities it sees, and its architecture.
 
-    The settings by stage are those of nnU-Net's plain or residual-encoder 3-D U-Net. Another architecture reads those
-    that mean something to it, and keeps what it alone knows in `options`.
+    The settings per stage describe nnU-Net's plain or residual-encoder 3-D U-Net. Another architecture reads those that
+    it shares, and finds its own in `options`.
     """
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = MODALITIES
@@ -40,7 +40,7 @@ class NetworkConfig:
         64,
     )
     kernels: Annotated[
-        tuple[PositiveShape, ...] | None, Field(description="kernel size of each stage; none is 3 3 3 everywhere")
+        tuple[PositiveShape, ...] | None, Field(description="kernel size of each stage; none is 3 3 3 in every stage")
     ] = None
     strides: Annotated[
         tuple[PositiveShape, ...] | None,
@@ -65,11 +65,11 @@ class NetworkConfig:
     ] = (1,)
     reversed_axes: Annotated[
         tuple[Axis, ...],
-        Field(description="axes along which the network sees volumes reversed; importing a nnU-Net sets x y"),
+        Field(description="axes along which the network sees volumes reversed; import_nnunet sets x y"),
     ] = ()
 
     architecture: Annotated[
-        str, Field(min_length=1, description="kind of network; unet is nnU-Net's (kd_jax.models.build lists them)")
+        str, Field(min_length=1, description="kind of network; unet is nnU-Net's (kd_jax.models.build lists all)")
     ] = "unet"
     options: Annotated[
         Mapping[str, Any], Field(description="settings that only an architecture other than unet has")

@@ -1,8 +1,8 @@
-"""Everything a run depends on, as frozen dataclasses that refuse unknown keys and impossible values.
+"""All settings of a run, as frozen dataclasses that refuse unknown keys and impossible values.
 
-One table per part of the run; `kd_jax.config.load` reads them from TOML and the command line.
-The defaults train a small pair on the embedded phantom on a CPU in minutes, and differ for that from the
-paper and nnU-Net (sizes, schedule, Dice beside cross-entropy); the preset `paper` holds the published setting.
+There is one table per part of the run; `kd_jax.config.load` reads them from TOML and the command line. The defaults
+train a small pair on the embedded phantom on a CPU in minutes. For that they differ from the paper and nnU-Net in
+sizes, schedule and loss (Dice is added); the preset `paper` holds the published setting.
 """
 
 import re
@@ -35,14 +35,15 @@ class TeacherConfig(NetworkConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class StudentConfig(NetworkConfig):
-    """A network that sees what the clinic has."""
+    """A network that sees the modalities a clinic has."""
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = (
         "flair",
         "t1ce",
     )
     seed: Annotated[
-        int | None, Field(ge=0, lt=2**32 - 1, description="of this student's initial weights; none is the run's seed")
+        int | None,
+        Field(ge=0, lt=2**32 - 1, description="seed of this student's initial weights; none is the run's seed"),
     ] = None
     distillation: Annotated[
         StudentDistillation | None, Field(description="weight and terms of this student instead of those of the run")
@@ -51,7 +52,7 @@ class StudentConfig(NetworkConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class LossConfig:
-    """Deep-supervised segmentation loss of both networks."""
+    """Deep-supervised segmentation loss of every network."""
 
     segmentation: Annotated[
         Literal["ce", "dice_ce", "dice_bce"],
@@ -70,15 +71,15 @@ class LossConfig:
 class OptimiserConfig:
     """nnU-Net's SGD and schedule; one optimiser state per network."""
 
-    learning_rate: Annotated[PositiveFloat, Field(description="at the first step (nnU-Net: 0.01)")] = 0.1
+    learning_rate: Annotated[PositiveFloat, Field(description="learning rate of the first step (nnU-Net: 0.01)")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="Nesterov momentum (nnU-Net: 0.99)")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, description="on all parameters")] = 3e-5
-    clip_norm: Annotated[PositiveFloat, Field(description="gradient norm each network is clipped at")] = 12.0
-    power: Annotated[PositiveFloat, Field(description="of the polynomial decay per epoch")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay of all parameters")] = 3e-5
+    clip_norm: Annotated[PositiveFloat, Field(description="gradient norm at which each network is clipped")] = 12.0
+    power: Annotated[PositiveFloat, Field(description="exponent of the polynomial decay per epoch")] = 0.9
 
 
 def _remat_by_name(value: object) -> object:
-    """Runs of version 0.2 and before say false or true."""
+    """Older runs hold false or true."""
     return {"false": "none", "true": "blocks"}.get(str(value).lower(), value)
 
 
@@ -91,13 +92,13 @@ class TrainConfig:
     validation_iterations: Annotated[PositiveInt, Field(description="validation batches per epoch (nnU-Net: 50)")] = 8
     batch: Annotated[PositiveInt, Field(description="patches per step over all devices and hosts")] = 2
     precision: Annotated[
-        Literal["float32", "bfloat16"], Field(description="of activations; parameters stay float32")
+        Literal["float32", "bfloat16"], Field(description="precision of activations; parameters stay float32")
     ] = "float32"
     remat: Annotated[
         Literal["auto", "none", "norms", "blocks"],
         BeforeValidator(_remat_by_name),
         Field(
-            description="what the backward pass computes again instead of keeping it: none; norms: norms and "
+            description="values that the backward pass computes again instead of keeping them: none; norms: norms and "
             "activations, which costs next to nothing on a TPU; blocks: convolutions too, for the least memory; auto "
             "is norms on a TPU, none elsewhere"
         ),
@@ -106,7 +107,7 @@ class TrainConfig:
         PositiveInt | Literal["auto"],
         Field(
             description="most neighbouring voxels that fine stages lay side by side as channels, to fill the 128 lanes "
-            "of a TPU; changes neither numbers nor checkpoints; 1 is none; auto is 4 on a TPU, 1 elsewhere"
+            "of a TPU; changes neither numbers nor checkpoints; 1 folds nothing; auto is 4 on a TPU, 1 elsewhere"
         ),
     ] = "auto"
     save_every: Annotated[PositiveInt, Field(description="epochs between checkpoints")] = 1
@@ -116,7 +117,9 @@ class TrainConfig:
 class Config:
     """One run."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32 - 1, description="of initialisation, shuffling and augmentation")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**32 - 1, description="seed of initialisation, shuffling and augmentation")
+    ] = 0
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
@@ -142,9 +145,11 @@ class Config:
         return self
 
     def _names_can_be_used(self) -> None:
-        """A student's name becomes an item of the checkpoint and a value of --network."""
+        """Checks names of students, which become items of the checkpoint and values of --network."""
         if self.students and self.student != StudentConfig():
-            raise ValueError("[student] is short for a single student, and there are [students.NAME] as well: give one")
+            raise ValueError(
+                "[student] is short for a single student, but [students.NAME] is given as well: give one of them"
+            )
         for name in self.students:
             if name in _RESERVED or not _STUDENT_NAME.fullmatch(name):
                 raise ValueError(
@@ -168,7 +173,7 @@ class Config:
 
     @property
     def outputs(self) -> Outputs:
-        """What the channels of the logits stand for: exclusive classes (softmax) or overlapping regions (sigmoid)."""
+        """The meaning of the channels of the logits: exclusive classes (softmax) or overlapping regions (sigmoid)."""
         return "regions" if self.loss.segmentation == "dice_bce" else "classes"
 
     @property

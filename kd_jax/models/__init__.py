@@ -1,1 +1,1 @@
-"""Networks: 3-D operators, the U-Net, the projector."""
+"""Architectures, the protocol they follow, and the meaning of their outputs."""

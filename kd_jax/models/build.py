@@ -1,4 +1,4 @@
-"""From the settings of a network to its module, and to the channels it sees."""
+"""Builds the module of a network from its settings, and selects the channels that it sees."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -29,11 +29,11 @@ def _build_unet(network: NetworkConfig, channels: int, dtype: Any, remat: Remat,
 ARCHITECTURES: Mapping[str, Callable[[NetworkConfig, int, Any, Remat, int], Network]] = MappingProxyType(
     {"unet": _build_unet}
 )
-"""By `NetworkConfig.architecture`: (settings, channels of the logits, precision, remat, fold) to a module."""
+"""Builder of each architecture by name: (settings, channels of the logits, precision, remat, fold) to a module."""
 
 
 def build_network(network: NetworkConfig, config: Config) -> Network:
-    """The module of one network of a run; `auto` settings are those of the backend that JAX runs on.
+    """The module of one network of a run; the backend that JAX runs on decides `auto` settings.
 
     Raises:
       InputError: the architecture is not known, its options are wrong, or patches do not fit it.
@@ -55,7 +55,7 @@ def build_network(network: NetworkConfig, config: Config) -> Network:
 
 
 def select_modalities(image: Float[Array | np.ndarray, "*n c"], network: NetworkConfig) -> Float[Array, "*n m"]:
-    """The channels a network sees, by its modalities' names."""
+    """The channels that a network sees, by the names of its modalities."""
     if len(network.channels) == len(MODALITIES):
         return jnp.asarray(image)
     return jnp.stack([image[..., channel] for channel in network.channels], axis=-1)  # a TPU would gather in a loop

@@ -1,8 +1,8 @@
-"""What the channels of the logits stand for: exclusive classes, or overlapping regions.
+"""The meaning of the channels of the logits: exclusive classes, or overlapping regions.
 
-Classes are those of `conventions.CLASSES`, the largest logit wins; probabilities are a softmax. Regions are WT, TC
-and ET in the order of `conventions.REGION_CLASSES`, each with a sigmoid of its own (nnU-Net's region-based training);
-a region is where its logit is positive.
+Classes are those of `conventions.CLASSES`: the largest logit wins, and a softmax gives probabilities. Regions are WT,
+TC and ET in the order of `conventions.REGION_CLASSES`, each with a sigmoid of its own (nnU-Net's region-based
+training): a region covers the voxels whose logit is positive.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ OUTSIDE: Mapping[Outputs, tuple[float, ...]] = MappingProxyType(
 CHANNEL_NAMES: Mapping[Outputs, tuple[str, ...]] = MappingProxyType(
     {"classes": CLASSES, "regions": tuple(REGION_CLASSES)}
 )
-"""What each channel is, in order."""
+"""Name of each channel, in order."""
 
 _PAINTED = MappingProxyType({"WT": 2, "TC": 1, "ET": 3})
-"""Class a region leaves behind once the smaller ones are painted over it (nnU-Net's `regions_class_order`)."""
+"""Class painted for each region, before the smaller regions are painted over it (nnU-Net's `regions_class_order`)."""
 
 
 def region_truth(labels: Integer[Array, "*n"]) -> Bool[Array, "*n 3"]:
@@ -43,8 +43,8 @@ def found_regions(logits: Float[Array, "*n k"], outputs: Outputs) -> Bool[Array,
 def to_classes(logits: Float32[np.ndarray, "*n k"], outputs: Outputs) -> UInt8[np.ndarray, "*n"]:
     """Logits to internal classes.
 
-    Of regions the larger are painted first, WT as oedema, TC as necrotic core, ET as itself, so that a voxel that
-    is in ET alone still is enhancing tumour: nnU-Net's `convert_probabilities_to_segmentation`.
+    Larger regions are painted first: WT as oedema, TC as necrotic core, ET as itself. So a voxel that is in ET alone
+    still becomes enhancing tumour, as in nnU-Net's `convert_probabilities_to_segmentation`.
     """
     if outputs == "classes":
         return logits.argmax(axis=-1).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What the rest of kd_jax needs of an architecture, whichever it is.
+"""The protocol through which the rest of kd_jax uses an architecture.
 
-To add one: a file in this folder with a Linen module of this shape, and a line in `build.ARCHITECTURES`.
+To add an architecture, write a Linen module that follows it into this folder and add a line to `build.ARCHITECTURES`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ Params = Mapping[str, Any]
 
 
 class NetworkOutput(NamedTuple):
-    """What a network made of a batch of patches [N, D, H, W, C].
+    """The output of a network for a batch of patches [N, D, H, W, C].
 
     Attributes:
-      logits: of every supervised level, finest first, float32; level i has shape [N, D/s, H/s, W/s, K] with the
-        stride s of `Network.level_strides[i]`. The first has full resolution, and is the prediction.
+      logits: one array per supervised level, finest first, float32; level i has shape [N, D/s, H/s, W/s, K] with the
+        stride s of `Network.level_strides[i]`. The first has full resolution and is the prediction.
       encoder: features of every encoder stage, finest first; the last are the bottleneck.
       decoder: features of every decoder stage, finest first; empty for a network without a decoder.
     """
@@ -35,9 +35,9 @@ class NetworkOutput(NamedTuple):
 
 
 class Network(Protocol):
-    """A stateless Linen module from patches to `NetworkOutput`.
+    """A stateless Linen module that maps patches to a `NetworkOutput`.
 
-    Modules are compared and hashed by their settings: networks that are equal share one compiled program.
+    Modules are compared and hashed by their settings, so networks that are equal share one compiled program.
     """
 
     @property

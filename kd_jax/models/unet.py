@@ -39,8 +39,8 @@ _up_kernel_init = variance_scaling(_HE, "fan_in", "normal", in_axis=-1, out_axis
 class ConvBlock(nn.Module):
     """Convolution, InstanceNorm, LeakyReLU: [N, D, H, W, C] to [N, D/s, H/s, W/s, features].
 
-    The convolution's bias is a parameter, as in nnU-Net's checkpoints, and the norm takes it out again: it is
-    never added, and its gradient is exactly zero.
+    The convolution's bias is a parameter, as in nnU-Net's checkpoints. The norm would remove it, so it is never added,
+    and its gradient is exactly zero.
 
     Attributes:
       features: output channels.
@@ -50,7 +50,7 @@ class ConvBlock(nn.Module):
       bias: whether the convolution has one.
       activate: whether LeakyReLU follows the norm.
       scale_init: initial scale of the norm.
-      lean: keep the convolution's output alone for the backward pass (see `lean`).
+      lean: keep only the convolution's output for the backward pass (see `lean`).
       folds: how the input and the output are folded (see `folding`).
     """
 
@@ -66,17 +66,17 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n d h _w _c"], beside: Float[Array, "n d h _w _b"] | None = None
+        self, x: Float[Array, "n d h _w _c"], second: Float[Array, "n d h _w _b"] | None = None
     ) -> Float[Array, "n p q _r _o"]:
-        """Applies the block in `dtype`, to two arrays side by side in channels if there is one `beside`."""
+        """Applies the block in `dtype`; a second array is joined to the first along channels."""
         fold, out_fold = self.folds
-        channels = (x.shape[-1] + (0 if beside is None else beside.shape[-1])) // fold
+        channels = (x.shape[-1] + (0 if second is None else second.shape[-1])) // fold
         kernel = self.param("kernel", _kernel_init, (*self.kernel, channels, self.features)).astype(self.dtype)
         x = x.astype(self.dtype)
         y = (
             conv3d_folded(x, kernel, self.stride, fold, out_fold)
-            if beside is None
-            else conv3d_of_two(x, beside.astype(self.dtype), kernel, fold)
+            if second is None
+            else conv3d_of_two(x, second.astype(self.dtype), kernel, fold)
         )
         y = checkpoint_name(y, KEPT[0])
         if self.bias:
@@ -89,10 +89,10 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a skip, LeakyReLU after their sum (`BasicBlockD` of dynamic-network-architectures).
+    """Two convolutions and a skip, LeakyReLU after their sum (`BasicBlockD` of dynamic-network-architectures).
 
-    The stride is in the first convolution, and an average pool in the skip; a 1×1×1 convolution with its norm
-    follows there only if the number of channels changes. The last norm starts at zero, the block as its skip.
+    The first convolution has the stride; the skip has an average pool, and a 1×1×1 convolution with its norm only if
+    the number of channels changes. The last norm starts at zero, so that the block starts as its skip.
     """
 
     features: int
@@ -151,12 +151,12 @@ class UNet(nn.Module):
 
     Attributes:
       config: stages, features, kernels, strides, kind of encoder, convolutions per stage, reversed axes.
-      classes: number of output channels, background included where there is one.
+      classes: number of output channels: classes with the background, or regions.
       dtype: precision of activations; parameters, norms' statistics and logits are float32.
-      remat: what the backward pass computes again instead of keeping it: nothing ("none"), norms and activations
-        ("norms"), or whole blocks with their convolutions ("blocks"). Numbers stay the same.
+      remat: the backward pass computes again, instead of keeping, nothing ("none"), norms and activations ("norms"),
+        or whole blocks with their convolutions ("blocks"). Numbers stay the same.
       fold: most neighbours that a fine stage folds into channels (see `folding`); 1 folds nowhere. A residual
-        encoder is not folded, nor the decoder behind it. Numbers and parameters stay the same.
+        encoder and its decoder are never folded. Numbers and parameters stay the same.
     """
 
     config: NetworkConfig
@@ -175,8 +175,8 @@ class UNet(nn.Module):
 
         Returns:
           Logits of every decoder level, [N, D/s, H/s, W/s, classes] float32; features of every stage of encoder
-          and decoder, [N, D/s, H/s, W/s, F] in `dtype`. All have the directions of `x`, whichever axes the
-          network itself sees reversed.
+          and decoder, [N, D/s, H/s, W/s, F] in `dtype`. All have the directions of `x`, even if the network itself
+          sees some axes reversed.
         """
         run = UNet._run
         if self.remat == "norms":
@@ -204,7 +204,7 @@ class UNet(nn.Module):
         folds = choose_folds(config.features, config.stage_strides, x.shape[3], most)
         encoder = self._encode(refold(x, 1, folds[0]), folds)
         logits, decoder = self._decode(encoder, folds)
-        # Whoever asks for features wants them plain; what nobody asks for is never computed.
+        # Features are returned unfolded; the compiler drops those that nobody uses.
         plain = ([refold(x, fold, 1) for x, fold in zip(part, folds, strict=False)] for part in (encoder, decoder))
         return NetworkOutput(logits, *plain)
 

@@ -1,1 +1,1 @@
-"""What a training step minimises."""
+"""The objective of a training step: segmentation losses, distillation terms, and their sum."""

@@ -8,14 +8,14 @@ Tree = TypeVar("Tree", bound=Any)
 
 
 def sum_over(tree: Tree, axis_name: str | None) -> Tree:
-    """Sum of every leaf over the devices of a mapped axis; the tree itself where there is none."""
+    """Sum of every leaf over the devices of a mapped axis; the tree itself without an axis."""
     return tree if axis_name is None else lax.psum(tree, axis_name)
 
 
 def mean_over(tree: Tree, axis_name: str | None) -> Tree:
-    """Mean of every leaf over the devices of a mapped axis; the tree itself where there is none.
+    """Mean of every leaf over the devices of a mapped axis; the tree itself without an axis.
 
-    Applied to gradients it gives those of the global loss: each device differentiates its own copy of a loss that
-    holds psums, whose transpose is a psum again, so that the sum over devices counts every device's share that often.
+    The mean of the devices' gradients is the gradient of the global loss. Each device differentiates its own copy of a
+    loss that holds psums, and the transpose of a psum is a psum, so a sum would count each share once per device.
     """
     return tree if axis_name is None else lax.pmean(tree, axis_name)

@@ -1,4 +1,4 @@
-"""The terms of a run: found by name, their settings checked, their functions behind one interface."""
+"""Finds the distillation terms of a run by name, checks their settings, and gives them one interface."""
 
 import importlib
 import importlib.util
@@ -25,8 +25,8 @@ class Term:
 
     Attributes:
       name: prefix of its measurements.
-      settings: of its own class.
-      module: where its functions are.
+      settings: an instance of the module's `Settings`.
+      module: defines its functions.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Term:
 
 
 def terms_of(config: Config, student: str) -> tuple[Term, ...]:
-    """The terms that teach a student: those whose weight, and that of all, is above 0.
+    """The terms that teach a student: their own weight and the weight of all terms are above 0.
 
     Raises:
       InputError: a term is not known or cannot be imported, or its settings are impossible.
@@ -70,9 +70,9 @@ def terms_of(config: Config, student: str) -> tuple[Term, ...]:
 
 
 def complete_terms(config: Config) -> Config:
-    """The configuration with every setting of its terms written out, once they have been checked.
+    """Checks the terms of a configuration and writes out all their settings.
 
-    Written to the run folder, it says what the run used even where a later version has other defaults.
+    The run folder then holds the settings that the run used, even if a later version has other defaults.
 
     Raises:
       InputError: as `terms_of`, or a term does not fit the networks.
@@ -120,7 +120,7 @@ def _load_term(name: str, table: Mapping[str, Any]) -> Term:
 
 
 def _import_term(name: str) -> ModuleType:
-    """The module of a term of ours, of an installed package, or in a file."""
+    """The module of a term: one of `TERMS`, one of an installed package, or a file."""
     if name in TERMS:
         return importlib.import_module(TERMS[name])
     try:

@@ -1,12 +1,12 @@
-"""What a training step minimises: the only place that says so.
+"""The objective of a training step; no other file writes it down.
 
-Choi et al. 2023: teacher and students are trained in the same iteration, each with its deep-supervised segmentation
-loss, and terms between what they made of the batch, first of all Barlow Twins between their bottlenecks:
+Choi et al. 2023 train teacher and student in the same iteration, each with its deep-supervised segmentation loss, and
+pull their outputs together with distillation terms, above all Barlow Twins between their bottlenecks:
 
     L = L_seg(teacher) + Σ_students [ L_seg(student) + w Σ_terms w_term L_term(teacher, student) ]
 
-The sum is written here in two parts, one per network that moves. Where terms do not move the teacher, the gradient of
-the sum is that of its parts, and `kd_jax.training.step` takes it part by part, which saves memory.
+The sum is split into one part per network. If the terms do not move the teacher, each parameter has a gradient in only
+one part, and `kd_jax.training.step` differentiates the parts one after the other, which saves memory.
 """
 
 import zlib
@@ -30,7 +30,7 @@ from kd_jax.objective.terms.base import TermContext, weight_at
 Batch = Mapping[str, Array]
 """image [N, D, H, W, 4] float32, label [N, D, H, W] integer classes."""
 Selected = Mapping[str, Mapping[str, Any]]
-"""What terms compare of the teacher's output, by student and term."""
+"""The parts of the teacher's output that terms compare, by student and term."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,10 @@ class Objective:
     """The networks and terms of a run.
 
     Attributes:
-      config: the run.
-      teacher, students: modules; students by name.
-      terms: those that are on, by student.
+      config: the run's.
+      teacher: the teacher's module.
+      students: modules of the students, by name.
+      terms: terms that are on, by student.
       axis_name: mapped axis of the devices, or None.
     """
 
@@ -68,10 +69,10 @@ def build_objective(config: Config, axis_name: str | None) -> Objective:
 
 
 def init_params(objective: Objective, key: PRNGKeyArray) -> tuple[Params, Mapping[str, Params]]:
-    """Initial parameters: {"network": …} of the teacher; {"network": …, "terms": {TERM: …}} of each student.
+    """Initial parameters: the teacher's {"network": …}, and {"network": …, "terms": {TERM: …}} for each student.
 
     Students without a seed of their own start from the same draw: two of one architecture begin equal, and equal to
-    the student of a run that has only this one. Parameters of terms belong to the student and are updated with it.
+    the student of a run that has no other. Parameters of terms belong to the student and are updated with it.
     """
     config = objective.config
     teacher = {"network": _init_network(objective.teacher, config.teacher, config, _keys(key)[0])}
@@ -90,7 +91,7 @@ def init_params(objective: Objective, key: PRNGKeyArray) -> tuple[Params, Mappin
 def teacher_objective(
     objective: Objective, params: Params, batch: Batch, targets: Targets
 ) -> tuple[Float[Array, ""], tuple[Selected, Measurements]]:
-    """The teacher's part of the sum; also what the terms compare of its output, and its measurements."""
+    """The teacher's part of the sum; also the parts of its output that terms compare, and its measurements."""
     output, loss, measurements = _segment(objective, TEACHER, params, batch, targets)
     return loss, (_select(objective, output), _named(TEACHER, measurements))
 
@@ -108,10 +109,10 @@ def student_objective(
 
     Args:
       objective: the run's.
-      name: of the student.
-      params: of the student.
+      name: the student's name.
+      params: the student's parameters.
       selected: from `teacher_objective`.
-      batch: of this device.
+      batch: this device's share.
       targets: from `targets_of`.
       step: number of the step, for schedules.
     """
@@ -145,7 +146,7 @@ def joint_objective(
 
 
 def targets_of(objective: Objective, batch: Batch) -> Targets:
-    """What the levels of all networks should show of a batch."""
+    """Targets of a batch for the levels of all networks."""
     strides = chain.from_iterable(module.level_strides for module in objective.networks.values())
     return make_targets(batch["label"], strides, objective.config.loss)
 
@@ -165,12 +166,12 @@ def _select(objective: Objective, output: NetworkOutput) -> Selected:
 
 
 def _keys(key: PRNGKeyArray) -> PRNGKeyArray:
-    """Of the teacher, of a student and of its terms. (There were four before terms had their own; draws stay.)"""
+    """Keys of the teacher, of a student and of its terms. The fourth is unused; without it, seeds would draw anew."""
     return jax.random.split(key, 4)
 
 
 def _init_network(module: Network, settings: NetworkConfig, config: Config, key: PRNGKeyArray) -> Params:
-    # Compiled, the forward pass that `init` also runs is found to be of no use.
+    # The compiler drops the forward pass that `init` also runs.
     image = jnp.zeros((1, *config.data.patch, len(settings.channels)))
     return jax.jit(module.init)(key, image)["params"]
 
@@ -178,18 +179,18 @@ def _init_network(module: Network, settings: NetworkConfig, config: Config, key:
 def _init_terms(
     objective: Objective, name: str, teacher: Params, student: Params, key: PRNGKeyArray
 ) -> Mapping[str, Params]:
-    """Parameters of the terms of one student that have any."""
+    """Parameters of one student's terms; terms without parameters are left out."""
     found = {}
     for term in objective.terms[name]:
         shapes = [_selected_shape(objective, n, p, term) for n, p in ((TEACHER, teacher), (name, student))]
-        # By its name, so that a term draws the same whichever others are on.
+        # The key depends on the term's name, so that a term draws the same whichever others are on.
         if params := term.init(jax.random.fold_in(key, zlib.crc32(term.name.encode())), *shapes):
             found[term.name] = params
     return found
 
 
 def _selected_shape(objective: Objective, name: str, params: Params, term: Term) -> Any:
-    """Shapes of what a term selects of one network's output for a single patch."""
+    """Shapes of the part that a term selects from one network's output for a single patch."""
     channels = len(objective.config.networks[name].channels)
     image = jnp.zeros((1, *objective.config.data.patch, channels))
     return jax.eval_shape(lambda: term.select(objective.networks[name].apply({"params": params["network"]}, image)))

@@ -11,8 +11,8 @@ from kd_jax.ops.operators import NORM_EPSILON
 class Projector(nn.Module):
     """Linear layers with batch norm and ReLU between them, the last one bare.
 
-    Source: Zbontar et al. 2021, section 2.2 and `main.py`. Batch statistics are those of the step, over
-    all devices of `axis_name`; nothing is tracked, for the projector is not used after training.
+    Source: Zbontar et al. 2021, section 2.2 and `main.py`. Batch statistics are those of the step, over all devices
+    of `axis_name`. No running statistics are kept, because the projector is not used after training.
 
     Attributes:
       widths: features of each layer, e.g. (8192, 8192, 8192).

@@ -41,8 +41,8 @@ def soft_dice_loss(
     nnU-Net's `MemoryEfficientSoftDiceLoss`; it returns the negative Dice, which differs by the constant 1.
 
     Args:
-      probabilities: of the channels that count: without background where there is one.
-      truth: 0 or 1 (False or True) of each channel.
+      probabilities: channels that count: classes without the background, or regions.
+      truth: 0 or 1 (False or True) for each channel.
       batch_dice: the whole batch is one volume, over all devices of `axis_name`.
       axis_name: mapped axis the batch is spread over, or None.
     """
@@ -56,7 +56,7 @@ def soft_dice_loss(
 
 
 def deep_supervision_weights(levels: int) -> tuple[float, ...]:
-    """nnU-Net's weights, finest level first: 1/2^i, the coarsest 0, sum 1. One level alone weighs 1."""
+    """nnU-Net's weights, finest level first: 1/2^i, the coarsest 0, sum 1. A single level has the weight 1."""
     raw = [0.5**i for i in range(levels)]
     if levels > 1:
         raw[-1] = 0.0

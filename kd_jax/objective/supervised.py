@@ -1,4 +1,4 @@
-"""The deep-supervised segmentation loss of one network, and what its levels are supervised with.
+"""The deep-supervised segmentation loss of one network, and the targets of its levels.
 
 Source: nnU-Net's `DeepSupervisionWrapper` and `MultipleOutputLoss2`, around its compound losses.
 """
@@ -23,16 +23,16 @@ from kd_jax.objective.segmentation import (
 
 Measurements = dict[str, Float[Array, ""]]
 Targets = Mapping[tuple[int, ...], Shaped[Array, "n _d _h _w *k"]]
-"""What a level should show, by its shape (D, H, W): classes, or membership of each region."""
+"""Target of each level by its shape (D, H, W): classes, or membership of each region."""
 
 
 def make_targets(labels: Integer[Array, "n d h w"], strides: Iterable[Shape3], config: LossConfig) -> Targets:
-    """What the networks of a run are supervised with, made once for a batch.
+    """Targets for all networks of a run, made once per batch.
 
     Args:
       labels: internal classes at full resolution.
-      strides: of every level of every network (`Network.level_strides`).
-      config: with `deep_supervision` off only full resolution is needed.
+      strides: strides of every level of every network (`Network.level_strides`).
+      config: with `deep_supervision` off, only full resolution is needed.
     """
     shapes = {tuple(size // s for size, s in zip(labels.shape[1:], stride, strict=True)) for stride in strides}
     return _targets_at(labels, shapes if config.deep_supervision else {labels.shape[1:]}, config)
@@ -59,7 +59,7 @@ def supervised_loss(
 ) -> tuple[Float[Array, ""], Measurements]:
     """Weighted sum over decoder levels, finest first, and its terms.
 
-    `axis_name` is the mapped axis the batch is spread over; it matters to `batch_dice` alone.
+    `axis_name` is the mapped axis that the batch is spread over; only `batch_dice` uses it.
     """
     levels = logits if config.deep_supervision else logits[:1]
     weights = deep_supervision_weights(len(levels))

@@ -1,1 +1,1 @@
-"""From an opened run folder to a trained run."""
+"""Training: the step, the loop around it, devices, checkpoints and the journal."""

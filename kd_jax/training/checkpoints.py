@@ -1,4 +1,4 @@
-"""The state of a training as items of a checkpoint, and back."""
+"""Saves the state of a training as items of a checkpoint, and restores it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from kd_jax.training.state import NetworkState, TrainState
 
 
 def save_latest(checkpoints: Checkpoints, state: TrainState, position: Position, config: Config) -> None:
-    """Saves what is needed to go on.
+    """Saves everything that continuing needs.
 
     Raises:
       InputError: the disk is full or read-only.
@@ -82,12 +82,12 @@ def _state(items: Mapping[str, Any]) -> TrainState:
 
 
 def _kept(items: Items) -> Items:
-    """A copy, for the next step reuses the state's buffers while a save is still reading."""
+    """A copy, because the next step reuses the state's buffers while a save is still reading them."""
     return globally_replicated(jax.tree.map(jnp.copy, items))
 
 
-# Runs of before terms had names hold the parameters of Barlow Twins as an item "projectors", and their momentum under
-# that name in the student's optimiser.
+# Older runs hold the parameters of Barlow Twins as an item "projectors", and their momentum under that name in the
+# student's optimiser.
 
 
 def _with_projectors(items: Mapping[str, Any]) -> dict[str, Any]:

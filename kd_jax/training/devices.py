@@ -1,4 +1,4 @@
-"""Hosts, devices, placement, and the one wrapper that maps a step over devices."""
+"""Hosts, devices and placement, and the only wrapper that maps a step over devices."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from data_pipeline.errors import InputError
 AXIS = "data"
 """Name of the device axis; batches are split over it, state is replicated."""
 _KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Of the CPU compiler: it leaves `lax.optimization_barrier` where it is."""
+"""Option of the CPU compiler that keeps `lax.optimization_barrier`."""
 _PATIENCE_MS = 24 * 3_600_000
 _DONE = "done"
 
@@ -49,7 +49,7 @@ def on_first_host(name: str, work: Callable[[], object]) -> None:
       work: called on the first host only.
 
     Raises:
-      InputError: what `work` raised, on every host.
+      InputError: the error that `work` raised, on every host.
     """
     if jax.process_count() == 1:
         work()
@@ -99,10 +99,10 @@ def map_over_devices(step: Callable[..., Any], donate: bool) -> Callable[..., An
 
 
 def _keeping_barriers(mapped: Any) -> Callable[..., Any]:
-    """The same, compiled so that a CPU too computes teacher and student in turn.
+    """The same, compiled so that a CPU, too, computes the networks one after the other.
 
-    XLA's CPU compiler drops optimisation barriers first of all, and with them the order that lets the memory of
-    one network be used by the other: half of a step's.
+    XLA's CPU compiler drops optimisation barriers in its first pass, and with them the order that lets one network
+    reuse the memory of another: half the memory of a step with one student.
     """
     programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -143,7 +143,7 @@ def globally_replicated(tree: Any) -> Any:
 
 
 def must_block_every_step() -> bool:
-    """Whether steps must not queue up: collectives of virtual CPU devices can deadlock when they do (jax 0.10)."""
+    """Whether to wait for every step: collectives of virtual CPU devices can deadlock when steps queue (jax 0.10)."""
     return jax.default_backend() == "cpu" and jax.device_count() > 1
 
 

@@ -32,9 +32,9 @@ class Journal:
     """
 
     def __init__(self, run: Path, step: int, *, write: bool = True) -> None:
-        """Opens the journal of a run that stands at `step`; what was logged after it is dropped.
+        """Opens the journal of a run at `step` and drops records of later steps.
 
-        With `write` off nothing is recorded: among several hosts one keeps the journal.
+        With `write` off nothing is recorded: among several hosts, one keeps the journal.
         """
         self._run, self._writes = run, write
         self.epochs: list[Record] = []
@@ -47,7 +47,7 @@ class Journal:
         with _explained(run):
             self._log = (run / LOG_FILE).open("a", encoding="utf-8", buffering=1)
             (run / BOARD_FOLDER).mkdir(exist_ok=True)
-            # Not SummaryWriter: its thread dies of a full disk, and then training waits for its queue for ever.
+            # Not SummaryWriter: its thread dies when the disk is full, and training then waits for its queue forever.
             self._board = EventsWriter(str(run / BOARD_FOLDER / "events"))
             if step:  # TensorBoard then drops what was logged later than this
                 start = SessionLog(status=SessionLog.START)
@@ -95,7 +95,7 @@ class Journal:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """A failed write as the user should read it."""
+    """Turns a failed write into an error for the user."""
     try:
         yield
     except OSError as error:
@@ -103,7 +103,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def current_name(measurement: str) -> str:
-    """A measurement's name as it is now: older runs logged the term without its student."""
+    """A measurement's current name: older runs logged the term without its student."""
     return f"{STUDENT}/{measurement}" if measurement.startswith(f"{BARLOW_TWINS}/") else measurement
 
 
@@ -166,7 +166,7 @@ def _by_network(networks: Sequence[str], *names: str) -> dict[str, str]:
 
 
 def _terms(networks: Sequence[str], record: Record) -> dict[str, str]:
-    """Line styles of what terms measured: whatever has a network's name, a term's name and one of its own."""
+    """Line styles of the measurements of terms, whose names are network/term/measurement."""
     names = [name for name in record if name.count("/") == 2 and "/pseudo_dice/" not in name]
     known = [name for name in names if name.split("/")[0] in networks]
     return {name: f"C{number % 10}{'--' if name.endswith('/loss') else '-'}" for number, name in enumerate(known)}

@@ -1,6 +1,6 @@
-"""Training of a teacher and a student at once, from an opened run folder to the end of the run.
+"""Trains a teacher and its students at once, from an opened run folder to the end of the run.
 
-The folder then also holds log.jsonl, progress.png, tensorboard/ and checkpoints/{latest,best}.
+The loop adds log.jsonl, progress.png, tensorboard/ and checkpoints/{latest,best} to the folder.
 """
 
 import math
@@ -99,7 +99,7 @@ def _train_epoch(
     journal: Journal,
     stop: StopRequest,
 ) -> TrainState:
-    """Steps until the epoch ends or a stop is asked for; measurements are read one step behind."""
+    """Steps until the epoch ends or a stop is requested; reads measurements one step late, so no device waits."""
     first, end = progress.epoch * config.train.iterations, (progress.epoch + 1) * config.train.iterations
     pending: Mapping[str, Array] = {}
     block = must_block_every_step()
@@ -145,7 +145,7 @@ def _absorb(measurements: Mapping[str, Array], progress: Progress, journal: Jour
 def _validate(
     config: Config, cases: RunCases, state: TrainState, step: Callable[..., Mapping[str, Array]]
 ) -> Mapping[str, Float64[np.ndarray, "3 3"]]:
-    """By network, [region, (TP, FP, FN)] in voxels over the validation patches."""
+    """Counts by network, [region, (TP, FP, FN)] in voxels over the validation patches."""
     total = np.zeros((len(config.networks), len(REGION_CLASSES), 3))
     batches = validation_batches(
         cases.validation,

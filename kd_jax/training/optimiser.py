@@ -8,7 +8,7 @@ from kd_jax.config.schema import Config, OptimiserConfig
 
 
 def make_schedule(config: Config) -> optax.Schedule:
-    """Learning rate of a step: nnU-Net's polynomial decay, held within an epoch."""
+    """Learning rate of a step: nnU-Net's polynomial decay, constant within an epoch."""
     settings, epochs, iterations = config.optimiser, config.train.epochs, config.train.iterations
 
     def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""Where a run stands on the host's side: step, epoch, running means, best score."""
+"""Position of a run on the host: step, epoch, running means, best score."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ EMA_KEEP = 0.9
 
 @dataclass
 class Progress:
-    """Everything besides arrays that continuing a run needs; saved with every checkpoint.
+    """Everything but arrays that continuing a run needs; saved with every checkpoint.
 
     Attributes:
       step: steps done; the data position follows from it.
@@ -29,7 +29,7 @@ class Progress:
       absorbed: steps whose measurements are in `sums`, over the run.
       seconds: time spent in the epoch so far.
       ema: moving average of the mean pseudo-Dice, by network.
-      best: the highest of it so far, by network.
+      best: its highest value so far, by network.
     """
 
     step: int = 0

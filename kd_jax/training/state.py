@@ -1,4 +1,4 @@
-"""Everything a training step changes."""
+"""The state that a training step changes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

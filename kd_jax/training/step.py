@@ -1,4 +1,4 @@
-"""The pure train step of a run: one compiled program that moves every network, and names its device axis."""
+"""The pure training step of a run: one compiled program that updates every network and names its device axis."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,9 +30,9 @@ from kd_jax.training.state import NetworkState, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Measurements]]
 Gradients = Mapping[str, Params]
-"""Of every student, by name."""
+"""Gradients of the students, by name."""
 Update = tuple[NetworkState, Gradients, Measurements]
-"""The teacher as it leaves the step, what moves the students, and what was measured."""
+"""The teacher after the step, the gradients of the students, and the measurements."""
 
 
 def make_train_step(objective: Objective) -> TrainStep:
@@ -61,7 +61,7 @@ def make_train_step(objective: Objective) -> TrainStep:
 def _joint_update(
     objective: Objective, optimiser: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> Update:
-    """All networks move at once, by the gradient of the joint objective."""
+    """Updates all networks at once, by the gradient of the joint objective."""
     gradient = _in_turn if objective.config.distillation.stop_gradient else _together
     (of_teacher, of_students), measurements = gradient(objective, state, batch)
     teacher, norm = descend(objective, optimiser, TEACHER, state.teacher, of_teacher)
@@ -71,7 +71,7 @@ def _joint_update(
 def _alternating_update(
     objective: Objective, optimiser: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> Update:
-    """The teacher moves first; the students then follow the moved teacher, which is held still."""
+    """Updates the teacher first; the students then follow the updated teacher, which is held still."""
     targets = targets_of(objective, batch)
     gradient, (_, measured) = _teacher_gradient(objective, state.teacher.params, batch, targets)
     teacher, norm = descend(objective, optimiser, TEACHER, state.teacher, gradient)
@@ -83,7 +83,7 @@ def _alternating_update(
 def _student_update(
     objective: Objective, optimiser: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> Update:
-    """The students move alone; the teacher's loss is measured, and its output is what they are pulled to."""
+    """Updates the students alone; the teacher is evaluated for its loss and for the terms."""
     targets = targets_of(objective, batch)
     _, (selected, measurements) = teacher_objective(objective, state.teacher.params, batch, targets)
     of_students, parts = _student_gradients(objective, state, selected, batch, targets)
@@ -98,16 +98,16 @@ _UPDATES: Mapping[str, Callable[..., Update]] = {
 
 
 def _together(objective: Objective, state: TrainState, batch: Batch) -> tuple[tuple[Params, Gradients], Measurements]:
-    """The gradient of the whole sum at once, as it must be where terms move the teacher."""
+    """The gradient of the whole sum at once, which is needed if terms move the teacher."""
     params = state.teacher.params, {name: student.params for name, student in state.students.items()}
     return jax.grad(lambda p: joint_objective(objective, p, batch, state.step), has_aux=True)(params)
 
 
 def _in_turn(objective: Objective, state: TrainState, batch: Batch) -> tuple[tuple[Params, Gradients], Measurements]:
-    """The same gradient where nothing of a student moves the teacher: one network after the other.
+    """The same gradient if no student moves the teacher: one network after the other.
 
-    The activations of one network are gone when those of the next come, which halves the memory of a step with one
-    student; the barrier keeps the compiler from overlapping them again.
+    The activations of one network are freed before those of the next are made, which halves the memory of a step with
+    one student. The barrier keeps the compiler from overlapping them again.
     """
     targets = targets_of(objective, batch)
     teacher, (selected, measurements) = _teacher_gradient(objective, state.teacher.params, batch, targets)
@@ -127,7 +127,7 @@ def _teacher_gradient(
 def _student_gradients(
     objective: Objective, state: TrainState, selected: Selected, batch: Batch, targets: Targets
 ) -> tuple[Gradients, Measurements]:
-    """Of every student's part of the objective, one student after the other."""
+    """Gradients of every student's part of the objective, one student after the other."""
     gradients: dict[str, Params] = {}
     measurements: Measurements = {}
     for name, student in state.students.items():
@@ -148,7 +148,7 @@ def descend(
     state: NetworkState,
     gradient: Params,
 ) -> tuple[NetworkState, Measurements]:
-    """One optimiser step of one network, by the mean of its gradient over the devices; also the norm of that mean."""
+    """One optimiser step of one network by the mean of its gradient over the devices; also returns that mean's norm."""
     gradient = mean_over(gradient, objective.axis_name)
     updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
     moved = NetworkState(optax.apply_updates(state.params, updates), optimiser_state)

@@ -1,4 +1,4 @@
-"""A teacher that comes from another run: one of this program, or one imported from nnU-Net."""
+"""A trained teacher from another run, which may have been imported from nnU-Net."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +26,12 @@ def teacher_settings(teacher: Restored) -> Mapping[str, Any]:
 
 
 def check_teacher(config: Config, teacher: Restored | None, run: Path | None) -> None:
-    """Whether a new run can start with this teacher.
+    """Checks that a new run can start with this teacher.
 
     Args:
-      config: of the new run.
-      teacher: what `load_teacher` gave for `run`; None where no teacher was asked for.
-      run: for messages.
+      config: the new run's.
+      teacher: `load_teacher(run)`; None if no teacher was given.
+      run: folder of the teacher's run, for messages.
 
     Raises:
       InputError: the run needs a teacher and has none, or the networks, their outputs or voxel sizes differ.
@@ -39,8 +39,8 @@ def check_teacher(config: Config, teacher: Restored | None, run: Path | None) ->
     if teacher is None:
         if config.distillation.update == "student":
             raise InputError(
-                "distillation.update = student holds the teacher still, so there must be a trained one: give the run "
-                "it is in with --teacher-from RUN, or use update = joint"
+                "distillation.update = student holds the teacher still, so it needs a trained one: give its run with "
+                "--teacher-from RUN, or use update = joint"
             )
         return
     theirs = teacher.config

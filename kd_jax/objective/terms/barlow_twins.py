@@ -1,7 +1,7 @@
 """Barlow Twins between the bottlenecks: the term of Choi et al. 2023.
 
-Source of the loss: Zbontar et al. 2021, equations 1 and 2; `main.py` of facebookresearch/barlowtwins. What Choi et
-al. leave open is a setting.
+Source of the loss: Zbontar et al. 2021, equations 1 and 2; `main.py` of facebookresearch/barlowtwins. Choices that Choi
+et al. leave open are settings.
 """
 
 from typing import Annotated, Literal
@@ -30,7 +30,7 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True, config=STRICT)
 class Settings(TermSettings):
-    """Each choice the paper leaves open is a setting."""
+    """The choices that the paper leaves open."""
 
     off_diagonal: Annotated[float, Field(ge=0, description="lambda of Barlow Twins (Zbontar et al.: 0.0051)")] = 0.0051
     samples: Annotated[
@@ -51,7 +51,7 @@ def select(settings: Settings, output: NetworkOutput) -> Float[Array, "n p q r f
 
 
 def init(settings: Settings, key: PRNGKeyArray, teacher: jax.ShapeDtypeStruct, student: jax.ShapeDtypeStruct) -> Params:
-    """A projector for each network, where the settings ask for them."""
+    """A projector for each network, if the settings ask for one."""
     if not settings.projector:
         return {}
     module, keys = Projector(settings.projector), jax.random.split(key)
@@ -68,7 +68,7 @@ def loss(
     student: Float[Array, "n p q r g"],
     context: TermContext,
 ) -> tuple[Float[Array, ""], Measurements]:
-    """On-diagonal plus λ times off-diagonal part, per feature where `settings.normalise` says so."""
+    """On-diagonal plus λ times off-diagonal part, divided by the number of features if `settings.normalise` asks."""
     latents = {"teacher": _as_samples(teacher, settings.samples), "student": _as_samples(student, settings.samples)}
     if settings.projector:
         module = Projector(settings.projector, context.axis_name)
@@ -80,7 +80,7 @@ def loss(
 
 
 def check(settings: Settings, teacher: NetworkConfig, student: NetworkConfig, train: TrainConfig) -> None:
-    """Whether the two bottlenecks can be correlated.
+    """Checks that the two bottlenecks can be correlated.
 
     Raises:
       ValueError: they give too few samples, or differ in shape or in number of features.

@@ -1,4 +1,4 @@
-"""What every distillation term shares: a weight, how that grows during a run, what it may need besides outputs."""
+"""Parts that all distillation terms share: a weight, its schedule, and the context of a loss."""
 
 import math
 from typing import Annotated, Literal, NamedTuple
@@ -23,20 +23,23 @@ class TermSettings:
     2017).
     """
 
-    weight: Annotated[float, Field(ge=0, description="of this term; distillation.weight multiplies all")] = 1.0
+    weight: Annotated[
+        float, Field(ge=0, description="weight of this term; distillation.weight multiplies all terms")
+    ] = 1.0
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         Field(description="how the weight reaches its value: at once, along a line, or along half a cosine"),
     ] = "constant"
     ramp_epochs: Annotated[
-        PositiveInt | None, Field(description="epochs a linear or cosine schedule rises for; none is the whole run")
+        PositiveInt | None,
+        Field(description="epochs over which a linear or cosine schedule rises; none is the whole run"),
     ] = None
 
 
 def weight_at(
     settings: TermSettings, step: Int[Array | np.ndarray, ""] | int, train: TrainConfig
 ) -> float | Float[Array, ""]:
-    """Weight of a term at a step of a run: a Python number where it is constant.
+    """Weight of a term at a step of a run; a Python number if it is constant.
 
     Linear: w·t; cosine: w·(1 − cos πt)/2, with t the share of the ramp that is done, at most 1.
     """
@@ -48,12 +51,12 @@ def weight_at(
 
 
 class TermContext(NamedTuple):
-    """What a term may need besides the networks' outputs.
+    """Everything a term may need besides the networks' outputs.
 
     Attributes:
-      targets: what each level of logits should show, by the level's shape (D, H, W).
-      params: of the term itself, as its `init` made them; empty for a term without.
-      axis_name: mapped axis the batch is spread over, or None.
+      targets: target of each level of logits, by the level's shape (D, H, W).
+      params: parameters of the term itself, as its `init` made them; empty for a term without `init`.
+      axis_name: mapped axis that the batch is spread over, or None.
     """
 
     targets: Targets

@@ -1,19 +1,27 @@
-"""Files and folders that appear complete or not at all, whenever the process or the machine stops."""
+"""Files and folders that appear complete or not at all, whenever the process or the machine stops.
+
+A run, a cache or a table that is half written looks like a whole one to the next command, which would then train or
+score on it without a word.
+"""
 
 import io
+import json
+import math
 import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.errors import InputError
 from data_pipeline.owner import is_dead, this_process
 
 _TEMPORARY = re.compile(r"\..+?\.(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{12}\.tmp")
+_PROBE_BYTES = 1 << 20  # an empty file fits on a full disk
 
 
 def _temporary_name(path: Path) -> Path:
@@ -51,6 +59,45 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with file_atomically(path) as file:
         file.write(content)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write indented JSON atomically; NaN and infinities, which JSON cannot express, become null.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    text = json.dumps(_for_json(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _for_json(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _for_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_for_json(value) for value in content]
+    if isinstance(content, Path):
+        return str(content)
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def ensure_writable(folder: Path) -> None:
+    """Write 1 MiB to a folder and remove it again, before hours of work whose result is to be written there.
+
+    Raises:
+      InputError: the folder cannot be created or written to.
+    """
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
+    probe = folder / ".write-test"
+    try:
+        write_atomically(probe, bytes(_PROBE_BYTES))
+        probe.unlink()
+    except InputError as error:
+        raise InputError(f"{folder}{str(error).removeprefix(str(probe))}") from error
+    finally:
+        with suppress(OSError):  # it was never made, or another process is using it by now
+            for empty in made:
+                empty.rmdir()
 
 
 @contextmanager

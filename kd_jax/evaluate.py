@@ -22,14 +22,15 @@ from data_pipeline.case import Case
 from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import without_cavity
 from data_pipeline.errors import InputError, one_line
+from data_pipeline.files import ensure_writable, write_json
 from data_pipeline.layouts.find import describe
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label, write_label
-from kd_jax.config.options import add_network_options, ensure_writable
+from kd_jax.config.options import add_network_options
 from kd_jax.evaluation.cases import EvaluationData, Part, evaluation_data, refuse_other_data
 from kd_jax.evaluation.picture import take_classes, take_view
 from kd_jax.evaluation.results import Conditions, Evaluation, Evaluations, draw, show, summary
-from kd_jax.evaluation.tables import write_case_scores, write_json
+from kd_jax.evaluation.tables import write_case_scores
 from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import EMPTY_RULES, EmptyRule, region_scores
 from kd_jax.postprocessing.choice import Chosen, add_postprocessing_options, choose_postprocessing

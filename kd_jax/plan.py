@@ -17,10 +17,10 @@ from rich.table import Table
 
 from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.errors import InputError
+from data_pipeline.files import ensure_writable
 from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.preprocessing.fingerprint import Fingerprint, measure_cases
 from data_pipeline.workers import available_cores
-from kd_jax.config.options import ensure_writable
 from kd_jax.planning.plan_file import patch_share, plan_document, write_plan
 from kd_jax.planning.planner import NETWORKS, PRESETS, Plan, Preset, default_memory, plan_networks
 
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         skip_bad=args.skip_bad,
     )
     memory = default_memory(args.preset, args.networks) if args.memory is None else args.memory
-    plan = plan_networks(fingerprint, args.preset, memory=memory, networks=args.networks, spacing=args.spacing)
+    plan = plan_networks(
+        fingerprint, args.preset, memory=memory, networks=args.networks, spacing=args.spacing and tuple(args.spacing)
+    )
     document = plan_document(
         plan,
         fingerprint,

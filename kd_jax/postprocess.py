@@ -17,9 +17,10 @@ from data_pipeline.case import Case
 from data_pipeline.command_line import add_naming_options, run_command
 from data_pipeline.conventions import Region, without_cavity
 from data_pipeline.errors import InputError
+from data_pipeline.files import ensure_writable
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import read_label
-from kd_jax.config.options import add_network_options, ensure_writable
+from kd_jax.config.options import add_network_options
 from kd_jax.config.schema import Outputs
 from kd_jax.evaluation.cases import EvaluationData, evaluation_data
 from kd_jax.inference.segmenter import Segmenter, load_segmenter, missing_modalities, segment_case

@@ -15,12 +15,12 @@ from data_pipeline.case import Case
 from data_pipeline.command_line import CASES_FAILED, add_naming_options, run_command
 from data_pipeline.conventions import CLASSES
 from data_pipeline.errors import InputError
+from data_pipeline.files import ensure_writable, write_json
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import SEVERITIES, Refusal
 from data_pipeline.reading.nifti import write_label, write_probabilities
-from kd_jax.config.options import add_network_options, ensure_writable
-from kd_jax.evaluation.tables import write_json
+from kd_jax.config.options import add_network_options
 from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.models.outputs import CHANNEL_NAMES

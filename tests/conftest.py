@@ -1,9 +1,12 @@
-"""Two virtual CPU devices for every test, set before JAX is imported anywhere; the same examples in every run."""
+"""For every test: two virtual CPU devices, set before JAX is imported; checked types; the same random examples."""
 
 import os
 from pathlib import Path
 
+import jaxtyping
 from hypothesis import settings
+
+from tests import typechecker
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["KD_JAX_NATIVE"] = "0"  # whether or not this machine has them; test_native turns them on
@@ -17,6 +20,22 @@ _FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+# Annotations of these packages are executed: a wrong type or shape in a call is an error in the tests.
+jaxtyping.install_import_hook(
+    [
+        "data_pipeline",
+        "kd_jax.inference.sliding_window",
+        "kd_jax.inference.windows",
+        "kd_jax.metrics",
+        "kd_jax.native",
+        "kd_jax.nnunet",
+        "kd_jax.ops",
+        "kd_jax.planning",
+        "kd_jax.postprocessing",
+    ],
+    f"{typechecker.__name__}.check",
+)
 
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")

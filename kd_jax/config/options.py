@@ -1,35 +1,10 @@
-"""What the commands of networks share: the check that results can be written, and their options."""
+"""The options that all commands with a trained network share."""
 
 import argparse
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError
-from data_pipeline.files import write_atomically
 from kd_jax.config.network import AXES, Axis
-
-_PROBE_BYTES = 1 << 20  # an empty file fits on a full disk
-
-
-def ensure_writable(folder: Path) -> None:
-    """Try to write 1 MiB to a folder, before hours go into what is to be written. Leaves no trace.
-
-    Raises:
-      InputError: the folder cannot be created or written to.
-    """
-    made = [f for f in (folder, *folder.parents) if not f.exists()]
-    probe = folder / ".write-test"
-    try:
-        write_atomically(probe, bytes(_PROBE_BYTES))
-        probe.unlink()
-    except InputError as error:
-        raise InputError(f"{folder}{str(error).removeprefix(str(probe))}") from error
-    finally:
-        with suppress(OSError):  # not made at all, or in use by somebody else already
-            for empty in made:
-                empty.rmdir()
 
 
 def add_network_options(parser: argparse.ArgumentParser, networks: Sequence[str], checkpoints: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ from kd_jax.config.network import Modality, NetworkConfig
 
 Outputs = Literal["classes", "regions"]
 Remat = Literal["none", "norms", "blocks"]
+Which = Literal["best", "latest"]
+"""Checkpoint that a person asks for; which folder holds the best one depends on the network."""
 
 TEACHER = "teacher"
 STUDENT = "student"

@@ -2,12 +2,10 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -26,16 +24,6 @@ SHOWN: Mapping[str, tuple[str, int]] = {
     "specificity": ("Specificity", 3),
 }
 """Metrics in tables: heading and decimals. The files hold all of `metrics.METRICS`."""
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write indented JSON atomically; NaN, which JSON does not know, becomes null.
-
-    Raises:
-      InputError: the file cannot be written.
-    """
-    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
 
 
 def write_case_scores(path: Path, scores: Mapping[str, CaseScores]) -> None:
@@ -115,13 +103,3 @@ def _mean(summary: Summary, digits: int) -> str:
 
 def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    if isinstance(content, Path):
-        return str(content)
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from scipy import ndimage
 
 Shape3 = tuple[int, int, int]
-Shares = tuple[Mapping[int, Float32[np.ndarray, " edge"]], ...]
+Shares = tuple[Mapping[int, Float32[np.ndarray, "_edge"]], ...]
 """Per axis, and there by first voxel of a window: the share its voxels have of what all windows over them weigh."""
 
 STEP = 0.5

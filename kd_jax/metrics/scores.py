@@ -50,7 +50,7 @@ METRICS: tuple[str, ...] = tuple(RegionScores.__dataclass_fields__)
 
 def region_scores(
     prediction: Integer[np.ndarray, "d h w"],
-    reference: Integer[np.ndarray, "d h w"],
+    reference: Integer[np.ndarray, "_d _h _w"],
     spacing: Spacing,
     empty: EmptyRule,
 ) -> dict[Region, RegionScores]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float64
 
 from data_pipeline.conventions import CLASSES, Spacing
 from data_pipeline.errors import InputError
@@ -122,7 +122,7 @@ def plan_networks(
     rules = PRESETS[preset]
     budget = rules.feature_maps * (memory / networks / rules.memory)
     # nnU-Net's arrays are z, y, x, and its plans begin with the coarsest axis: this order decides ties.
-    spacings, shapes = (np.array(values)[:, ::-1] for values in (fingerprint.spacings, fingerprint.shapes))
+    spacings, shapes = (np.array(values, float)[:, ::-1] for values in (fingerprint.spacings, fingerprint.shapes))
     target = _target_spacing(spacings, shapes) if spacing is None else np.array(spacing[::-1])
     order = sorted(range(3), key=lambda axis: axis != target.argmax())
     resampled = np.rint(spacings / target * shapes)
@@ -156,7 +156,9 @@ class _TooSmall(Exception):
     """No patch of an edge of `MIN_EDGE` and a network of two stages fits."""
 
 
-def _target_spacing(spacings: Float[np.ndarray, "n 3"], shapes: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3"]:
+def _target_spacing(
+    spacings: Float64[np.ndarray, "n 3"], shapes: Float64[np.ndarray, "n 3"]
+) -> Float64[np.ndarray, "3"]:
     """The median, in mm; along an axis much coarser and shorter than the others the 10th percentile."""
     target, size = np.percentile(spacings, 50, axis=0), np.percentile(shapes, 50, axis=0)
     coarsest = int(target.argmax())
@@ -171,7 +173,7 @@ def _target_spacing(spacings: Float[np.ndarray, "n 3"], shapes: Float[np.ndarray
 
 
 def _fit(
-    spacing: Float[np.ndarray, "3"], shape: Float[np.ndarray, "3"], rules: Rules, budget: float
+    spacing: Float64[np.ndarray, "3"], shape: Float64[np.ndarray, "3"], rules: Rules, budget: float
 ) -> tuple[Topology, int]:
     """The largest patch of a case's proportions within the budget, and its feature maps.
 
@@ -225,7 +227,7 @@ def _batch(patch: Triple, feature_maps: int, budget: float, rules: Rules, voxels
 
 
 def _has_low_resolution(
-    spacing: Float[np.ndarray, "3"], shape: Float[np.ndarray, "3"], patch: Triple, rules: Rules, budget: float
+    spacing: Float64[np.ndarray, "3"], shape: Float64[np.ndarray, "3"], patch: Triple, rules: Rules, budget: float
 ) -> bool:
     """Whether nnU-Net would put a configuration of coarser spacing before this one.
 

@@ -16,12 +16,11 @@ from pydantic.dataclasses import dataclass
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
 from data_pipeline.errors import InputError
+from data_pipeline.files import write_json
 from kd_jax.config.data import PositiveFloat
 from kd_jax.config.network import Axis
-from kd_jax.config.schema import Outputs
-from kd_jax.evaluation.tables import write_json
+from kd_jax.config.schema import Outputs, Which
 from kd_jax.postprocessing.components import FOREGROUND_CLASSES, keep_largest_of, remove_small_enhancing
-from kd_jax.runs.store import Which
 
 POSTPROCESSING_FILE = "postprocessing.json"
 

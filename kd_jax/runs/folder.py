@@ -14,10 +14,9 @@ from typing import Any
 import jax
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_atomically
+from data_pipeline.files import ensure_writable, write_atomically
 from kd_jax import __version__
 from kd_jax.config.load import config_values, dump_config, load_config
-from kd_jax.config.options import ensure_writable
 from kd_jax.config.schema import Config
 from kd_jax.runs.split import Fold
 from kd_jax.runs.split_files import SplitRecord, joined_name, write_split

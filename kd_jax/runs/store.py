@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,9 @@ from orbax.checkpoint import v1 as ocp
 from pydantic import TypeAdapter
 
 from data_pipeline.errors import InputError
-from kd_jax.config.schema import Config
+from kd_jax.config.schema import Config, Which
 from kd_jax.models.protocol import Params
 
-Which = Literal["best", "latest"]
-"""Checkpoint that a person asks for; which folder holds the best one depends on the network."""
 Position = dict[str, Any]
 """Where a run stands besides its arrays: JSON values, with the key "step"."""
 Items = Mapping[str, Any]

@@ -12,7 +12,7 @@ _EXAMPLES = """
 examples:
   python -m data_pipeline.prepare /data/BraTS2021 --dry-run
   python -m data_pipeline.prepare /data/BraTS2021 --cache /scratch/kd_jax --workers 16
-  python -m kd_jax.train --config experiments/configs/paper.toml --data.root /data/BraTS2021 \\
+  python -m kd_jax.train --config paper --data.root /data/BraTS2021 \\
     --data.cache /scratch/kd_jax
 Give training the same folders, cache, spacing, label map and --ignore-affine, and it finds every case prepared.
 A run that was stopped, in whatever way, continues when you give the same command again.

@@ -151,7 +151,7 @@ def _times(values: Sequence[float]) -> str:
 
 
 def _training_command(args: argparse.Namespace) -> str:
-    command = ["python", "-m", "kd_jax.train", "--config", "experiments/configs/nnunet.toml"]
+    command = ["python", "-m", "kd_jax.train", "--config", "nnunet"]
     command += ["--plan", str(args.output), "--data.root", *map(str, args.data)]
     if args.layout is not None:
         command += ["--data.layout", args.layout]

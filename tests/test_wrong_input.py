@@ -225,7 +225,7 @@ def test_a_folder_without_cases(run, tmp_path, capsys, verb, one_process):
         ("[data]\npatch = [8, 8", [], ["settings.toml: not a readable .toml file", "correct that line"]),
         ("", ["--data.fold", "9"], ["data.fold is 9; allowed: 0 to 4"]),
         ("", ["--student.modalities", "flair", "dwi"], ["student.modalities", "'t1ce'", "'dwi'"]),
-        (None, [], ["settings.toml: no such configuration file", "experiments/configs/"]),
+        (None, [], ["settings.toml: no such configuration file or preset", "presets nnunet, paper"]),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, capsys, toml, options, said):

@@ -28,7 +28,6 @@ _COMPILE_ONLY = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTI
 """No chip is looked for, and a program that uses one is not disturbed."""
 _QUICKLY = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
 """JAX's own setting, which a caller may have set otherwise: the compiler searches less for the best tiles."""
-PAPER = Path(__file__).parents[1] / "configs" / "paper.toml"
 ON_A_TPU: Mapping[str, Any] = {"train.remat": "norms", "train.fold": 4, "train.precision": "bfloat16"}
 """Values of a run's `auto` settings on a TPU; this host has none to choose them by."""
 SMALL: Mapping[str, Any] = {
@@ -65,12 +64,12 @@ class Compiled:
 
 
 def measure(options: Options) -> Part:
-    """Memory, arithmetic and traffic of the step of `paper.toml`, two patches a chip; minutes of compilation.
+    """Memory, arithmetic and traffic of the step of the preset `paper`, two patches a chip; minutes of compilation.
 
     Raises:
       InputError: libtpu is missing, or it refuses the program.
     """
-    config = load_config(PAPER, {"train.batch": 2, **ON_A_TPU, **(SMALL if options.small else {})})
+    config = load_config(Path("paper"), {"train.batch": 2, **ON_A_TPU, **(SMALL if options.small else {})})
     compiled = compile_step(config, "v5e:1x1")
     memory = compiled.temporaries + compiled.arguments
     counted = sum(compiled.traffic.values())

@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from data_pipeline.errors import InputError
 from kd_jax.config.schema import Config
 
+PRESETS = Path(__file__).parent / "presets"
+"""Configurations that ship with the package: `--config NAME` is PRESETS/NAME.toml."""
 _ADAPTER = TypeAdapter(Config)
 _SHORT = {"data.fold": ("--fold",)}
 """Settings that are given so often that they have a short name as well."""
@@ -113,7 +115,7 @@ def load_config(file: Path | None, overrides: Mapping[str, Any], layers: Sequenc
     """The configuration of a file (TOML, or a run's config.json), of tables over it, and of overrides over all.
 
     Args:
-      file: None is the defaults.
+      file: a path, or the name of a preset; None is the defaults.
       overrides: values by dotted key.
       layers: nested tables; a later one wins.
 
@@ -156,9 +158,21 @@ def config_values(config: Config) -> dict[str, Any]:
     return {setting.key: setting.default for setting in _leaves(config, "")}
 
 
+def _locate(file: Path) -> Path:
+    """The file itself, or the preset of that name where there is no such file."""
+    if file.is_file():
+        return file
+    preset = PRESETS / f"{file}.toml"
+    if preset.parent == PRESETS and preset.is_file():
+        return preset
+    presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
+    raise InputError(
+        f"{file}: no such configuration file or preset; give the path of a TOML file or one of the presets {presets}"
+    )
+
+
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(f"{file}: no such configuration file; experiments/configs/ holds examples")
+    file = _locate(file)
     try:
         text = file.read_text(encoding="utf-8")
         values = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)

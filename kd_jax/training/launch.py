@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     run = args.run or default_run(config)
     on_first_host("run folder checked", lambda: check_new_run(run, overwrite=args.overwrite))
     if config.data.root is not None and args.config is None and args.plan is None:
-        say("settings are those of the small phantom run; for BraTS see --config experiments/configs/paper.toml")
+        say("settings are those of the small phantom run; for BraTS use --config paper")
     cases = gather_cases(config)
     opened = partial(open_run, run, config, cases.record, cases.folds, arguments, overwrite=args.overwrite)
     on_first_host("run opened", opened)
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=SettingsHelp,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (see experiments/configs)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, or a preset: paper, nnunet")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="plan of kd_jax.plan; it wins over --config")
     parser.add_argument(
         "--teacher-from",

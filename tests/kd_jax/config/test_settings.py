@@ -151,6 +151,17 @@ def test_unreadable_files_are_named(tmp_path):
         load_config(broken, {})
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "experiments" / "configs").glob("*.toml")))
-def test_published_settings_are_valid(file):
-    assert isinstance(load_config(file, {}), Config)
+def test_a_preset_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nnunet").mkdir()  # a folder is no configuration
+    paper, nnunet = load_config(Path("paper"), {}), load_config(Path("nnunet"), {"train.batch": 4})
+    assert (paper.loss.segmentation, nnunet.loss.segmentation, nnunet.train.batch) == ("ce", "dice_ce", 4)
+    assert paper.distillation.terms["barlow_twins"]["samples"] == "voxels"
+    Path("paper").write_text("[train]\nepochs = 3\n")
+    assert load_config(Path("paper"), {}).train.epochs == 3  # a file goes before a preset
+
+
+@pytest.mark.parametrize("name", ["papr", "elsewhere/paper", "paper.toml"])
+def test_an_unknown_preset_is_answered_with_the_known_ones(name):
+    with pytest.raises(InputError, match=f"{name}: no such configuration file or preset; .* path .* nnunet, paper"):
+        load_config(Path(name), {})

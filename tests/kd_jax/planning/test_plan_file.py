@@ -9,8 +9,6 @@ from kd_jax.config.load import load_config
 from kd_jax.planning.plan_file import plan_document, read_plan, write_plan
 from kd_jax.planning.planner import plan_networks
 
-NNUNET = Path(__file__).resolve().parents[3] / "experiments" / "configs" / "nnunet.toml"
-
 
 @pytest.fixture
 def document():
@@ -29,7 +27,7 @@ def file(document, tmp_path):
 def test_the_settings_are_read_back_and_lie_over_a_configuration(document, file):
     settings = read_plan(file)
     assert settings == document["settings"]
-    config = load_config(NNUNET, {"train.batch": "3"}, [settings])
+    config = load_config(Path("nnunet"), {"train.batch": "3"}, [settings])
     assert config.data.patch == (20, 256, 256) and config.data.spacing == (3.6, 0.6, 0.6)
     assert config.teacher.encoder == config.student.encoder == "residual"
     assert config.teacher.stage_kernels[0] == (1, 3, 3) and config.student.stage_strides[1] == (1, 2, 2)

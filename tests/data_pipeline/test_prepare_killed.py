@@ -19,7 +19,10 @@ KILLS = int(os.environ.get("KD_JAX_KILLS", "3"))
 ROOT = Path(__file__).resolve().parents[2]
 CASES = 8
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of a process group")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of a process group"),
+]
 
 
 def start(data: Path, cache: Path) -> subprocess.Popen:

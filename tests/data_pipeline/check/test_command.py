@@ -128,6 +128,7 @@ def test_the_page_is_self_contained_and_worst_first(data, tmp_path, capsys):
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_report(data, tmp_path, capsys):
     _, _, alone = checked(data, tmp_path, capsys)
     code = "import sys; from data_pipeline.check.__main__ import main; sys.exit(main(sys.argv[1:]))"

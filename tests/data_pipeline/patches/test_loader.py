@@ -211,6 +211,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal's process group")
 def test_interrupts_reach_the_main_process_only(tmp_path):
     """One worker outlives Ctrl-C without a traceback and delivers what no worker delivers; the main one may stop."""

@@ -48,6 +48,7 @@ def test_it_is_that_of_nnunet(drawn, golden):
             assert value == pytest.approx(golden[f"intensity_{name}"][channel], rel=1e-5), (m, name)
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(drawn):
     assert measure(drawn, workers=2, samples=1000) == measure(drawn, samples=1000)
 

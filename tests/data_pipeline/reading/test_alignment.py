@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.phantom.data_set import make_phantoms
+from data_pipeline.phantom.data_set import case_name
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.scan import inspect_case
@@ -167,16 +167,9 @@ def test_odd_input_is_not_judged(rng, shape, label):
     assert check(huge, classes, FRAGMENT) == []
 
 
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantom")
-    make_phantoms(folder, 1, 0, 2.0, 1, progress=False)
-    return folder
-
-
 @pytest.fixture
-def on_disk(phantom, tmp_path):
-    [case] = find_cases(shutil.copytree(phantom, tmp_path / "phantom"))
+def on_disk(phantoms, tmp_path):
+    [case] = find_cases(shutil.copytree(phantoms / case_name(0), tmp_path / "phantom"))
     return case
 
 

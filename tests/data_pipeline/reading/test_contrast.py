@@ -5,7 +5,6 @@ import pytest
 
 from data_pipeline.conventions import MODALITIES
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.phantom.data_set import make_phantoms
 from data_pipeline.reading.checks import SMALLEST_BRAIN
 from data_pipeline.reading.contrast import check_contrast
 from data_pipeline.reading.scan import inspect_case, read_scan
@@ -15,10 +14,8 @@ VOXEL_ML = 0.008
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    make_phantoms(folder, 3, 0, 2.0, 1)
-    return [(case, read_scan(case, label=True)) for case in find_cases(folder)]
+def scans(phantoms):
+    return [(case, read_scan(case, label=True)) for case in find_cases(phantoms)]
 
 
 def suspected(scan, case, *, swap=(), modalities=MODALITIES, labelled=True):

@@ -91,6 +91,7 @@ def test_preparation_notes_the_same(subjects, reports, name):
     assert set(subjects[name].findings) == {finding for finding in reports[name].findings if finding.file}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [("t1", "t2"), ("t1", "flair"), ("t2", "flair"), ("t1ce", "flair"), ("t1ce", "t2")])
 def test_swapped_files_are_noticed(cases, swap):
     for case in cases.values():
@@ -144,6 +145,7 @@ def test_label_returns_to_the_original_grid(cases, subjects, tmp_path, name):
     np.testing.assert_array_equal(read_label(tmp_path / "seg.nii.gz", case.convention)[0], classes)
 
 
+@pytest.mark.slow
 def test_two_millimetres_and_back_keep_the_tumour_in_place(cases, subjects):
     name = "TCGA-FG-6692"
     coarse, fine = load_subject(cases[name], 2.0), subjects[name]
@@ -161,6 +163,7 @@ def test_two_millimetres_and_back_keep_the_tumour_in_place(cases, subjects):
     np.testing.assert_allclose(centre, np.argwhere(truth).mean(axis=0), atol=0.15)
 
 
+@pytest.mark.slow
 def test_the_mask_of_two_modalities_is_nearly_that_of_four(cases, subjects):
     """A clinic without T1 and T2 gets a mask that differs in 28 of 1,602,573 voxels (2e-5), hence z-scores of T1CE
     and FLAIR that differ by less than 0.004: one mask per case in training is no other input than its own at test.

@@ -1,4 +1,4 @@
-"""Which cases train and which are held out, computed once from their ids: nnU-Net's cross-validation, or a given one."""
+"""Which cases train and which are held out, computed once from their ids: nnU-Net's folds, or a given split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,6 +1,6 @@
 """Segmentation metrics per BraTS region: overlap, surface distance, volume. NumPy and SciPy only.
 
-Every metric is NaN where its formula is undefined; the `EmptyRule` then says what becomes of those.
+Every metric is NaN where its formula is undefined; the `EmptyRule` decides how such values count.
 """
 
 from kd_jax.metrics.overlap import dice, sensitivity, specificity, volume_ml

@@ -21,7 +21,7 @@ class Overlap(NamedTuple):
     def of(
         cls, prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"], volume: int | None = None
     ) -> Self:
-        """Of two masks on one grid, which may be cropped from a `volume` of more voxels."""
+        """Counts voxels of two masks on one grid, which may be cropped from a `volume` of more voxels."""
         both, predicted, present = (
             int(np.count_nonzero(mask)) for mask in (prediction & reference, prediction, reference)
         )

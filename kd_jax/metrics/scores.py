@@ -25,7 +25,7 @@ EMPTY_RULES: Mapping[EmptyRule, str] = {
     "nan": "undefined values left out of the mean and counted: Dice where both are empty, HD95 where either is, "
     "sensitivity where the reference is",
 }
-"""The rules in words, printed beside every table."""
+"""The rules in words, printed with every table."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def region_scores(
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
-    box = bounding_box(prediction | reference)  # the maps are gone through once, and then only what is not background
+    box = bounding_box(prediction | reference)  # one pass over the whole maps; all others see only the tumour
     found, truth, volume = prediction[box], reference[box], prediction.size
     return {r: _scores(region_mask(found, r), region_mask(truth, r), volume, spacing, empty) for r in REGIONS}
 
@@ -78,7 +78,7 @@ def _scores(
     spacing: Spacing,
     empty: EmptyRule,
 ) -> RegionScores:
-    """Of two masks cropped from a volume of so many voxels."""
+    """Scores of two masks that are cropped from a volume of `volume` voxels."""
     overlap = Overlap.of(prediction, reference, volume)
     dice, distance = overlap.dice, hd95(prediction, reference, spacing)
     if empty == "brats":

@@ -1,4 +1,4 @@
-"""Distributions of scores over cases, of one network or of two on the same cases."""
+"""Distributions of scores over cases, for one network or for two networks on the same cases."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

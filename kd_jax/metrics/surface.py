@@ -1,9 +1,8 @@
 """Robust Hausdorff distance of two masks.
 
 The plain way is a distance transform of each surface over the whole volume, read at the other surface's voxels. But
-surfaces have few voxels, those of two maps of one tumour are mostly near each other, and a percentile asks for the
-order of the distances only up to it: so neighbours are looked up from near to far until enough voxels have met the
-other surface.
+surfaces have few voxels, two maps of one tumour have surfaces near each other, and a percentile needs the order of the
+distances only up to it. So neighbours are looked up from near to far until enough voxels have met the other surface.
 """
 
 import math
@@ -25,15 +24,15 @@ HD95_DEFINITION = (
 
 _PERCENTILE = 95
 _NEIGHBOURS = 250
-"""Voxels around each that are looked up one by one; at 1 mm, those within 3.9 mm."""
+"""Neighbours of a voxel that are looked up one by one; at 1 mm, those within 3.9 mm."""
 _FURTHEST = 8
-"""They are this many steps away at most, along any axis, however flat the voxels."""
+"""Most steps along any axis to such a neighbour, however flat the voxels."""
 _SEARCH, _CANDIDATE = 5.0, 0.4
-"""Cost of a search in a k-d tree, and of each point it looks at, in voxels of a distance transform (of 0.15 µs on
-one core). Rough, for a choice between ways that mostly differ many times over."""
+"""Cost of a search in a k-d tree, and of each point it visits, in voxels of a distance transform (0.15 µs on one core).
+Rough values suffice to choose between ways whose costs mostly differ many times over."""
 _LEAF, _SAMPLE = 4.0, 8
-"""A search looks at points that are so many voxels further than the nearest, the size of the tree's leaves on a
-surface. So many searches are tried to know how many points those are."""
+"""A search visits points up to `_LEAF` voxels farther than the nearest, the size of the tree's leaves on a surface.
+`_SAMPLE` searches are tried to estimate their number."""
 
 
 class _Shell(NamedTuple):
@@ -78,7 +77,7 @@ def hd95(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h
 
 
 def bounding_box(values: Shaped[np.ndarray, "d h w"]) -> Box:
-    """The smallest box that holds everything but zeros; of no voxel where there is nothing else."""
+    """The smallest box that holds everything but zeros; an empty box if there are only zeros."""
     seen_along_x: Bool[np.ndarray, "h w"] = np.any(values, axis=0)  # quickest along this axis: memory is read in order
     y, z = _extent(np.any(seen_along_x, axis=1)), _extent(np.any(seen_along_x, axis=0))
     return _extent(np.any(values[:, y, z], axis=(1, 2))), y, z

@@ -1,7 +1,7 @@
 """`python -m kd_jax.native`: compiles the 3-D operators for this machine's processor.
 
-Training and inference on a CPU use them from then on; GPU and TPU do not. Needs a C++ compiler (g++, or the one named
-in CXX). KD_JAX_NATIVE=0 in the environment leaves them alone; deleting the file that is printed removes them.
+Training and inference on a CPU use them from then on; GPU and TPU do not. It needs a C++ compiler (g++, or the one
+named in CXX). KD_JAX_NATIVE=0 in the environment ignores them; deleting the printed file removes them.
 """
 
 import argparse

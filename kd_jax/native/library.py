@@ -1,8 +1,8 @@
-"""The compiled operators: where they are built, when they are used.
+"""Builds the compiled operators and loads them.
 
-They are C++ for XLA's CPU backend, called through `jax.ffi`, and not part of an installation: `python -m kd_jax.native`
-compiles them for this processor into the user's cache. From then on every program on this machine uses them; without
-them everything runs on XLA's own operators.
+They are C++ for XLA's CPU backend, called through `jax.ffi`. They are not part of an installation: `python -m
+kd_jax.native` compiles them for this processor into the user's cache. From then on every program on this machine uses
+them; without them, everything runs on XLA's own operators.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 from data_pipeline.errors import InputError
 
 SWITCH = "KD_JAX_NATIVE"
-"""Environment variable: 0 leaves the compiled operators alone."""
+"""Environment variable: 0 ignores the compiled operators."""
 COMPILER = "CXX"
 """Environment variable: the C++ compiler, g++ if not set."""
 
@@ -40,7 +40,7 @@ def library_path() -> Path:
 
 
 def build() -> Path:
-    """Compiles the library, some fifteen seconds, unless that was done before.
+    """Compiles the library, which takes some fifteen seconds, unless that was done before.
 
     Raises:
       InputError: there is no compiler, or it fails.
@@ -85,7 +85,7 @@ def lanes() -> int:
 
 
 def _processor() -> str:
-    """What a program compiled for this very processor depends on."""
+    """Everything that a program compiled for this processor depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

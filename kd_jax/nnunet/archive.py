@@ -1,10 +1,10 @@
-"""PyTorch's checkpoint files, read as data: without PyTorch, and without running anything they name.
+"""Reads PyTorch's checkpoint files as data: without PyTorch, and without running anything they name.
 
-Such a file is a zip archive (PyTorch 1.6 on) of a pickle, which describes the objects, and one uncompressed member for
-each tensor's storage. A pickle is a program that may call whatever it names; readers that let whole modules through
-can be made to run code. Here the pickle finds stand-ins for an exact list of names (the pattern of "Restricting
-Globals" in Python's documentation of pickle), and never a class or function of any library: it can make tensor
-descriptions, dictionaries and placeholders, and nothing else.
+Since PyTorch 1.6 such a file is a zip archive of a pickle, which describes the objects, and one uncompressed member per
+tensor storage. A pickle is a program that may call anything it names, so a reader that admits whole modules can be made
+to run code. Here the pickle finds stand-ins for an exact list of names (the pattern of "Restricting Globals" in
+Python's documentation of pickle) and never a class or function of a library. It can make tensor descriptions,
+dictionaries and placeholders, nothing else.
 """
 
 import pickle
@@ -24,7 +24,7 @@ from data_pipeline.errors import InputError
 
 _AGAIN = "copy it again from where it was trained"
 _LEGACY = b"\x80\x02"
-"""How a file of PyTorch before 1.6 begins: a bare pickle of protocol 2."""
+"""First bytes of a file of PyTorch before 1.6: a bare pickle of protocol 2."""
 _MAX_AXES = 8
 """More than any layer's tensor has."""
 _DTYPES: Mapping[str, str] = MappingProxyType(
@@ -61,7 +61,7 @@ class Tensor(NamedTuple):
 
 
 class Archive:
-    """An open checkpoint: `content` is what was saved, with a `Tensor` for each tensor."""
+    """An open checkpoint: `content` is the saved object, with a `Tensor` for each tensor."""
 
     def __init__(self, path: Path, members: zipfile.ZipFile) -> None:
         self._path, self._members = path, members
@@ -75,7 +75,7 @@ class Archive:
         self.content = _unpickle(path, self._read("data.pkl"))
 
     def array(self, tensor: Tensor) -> Shaped[np.ndarray, "..."]:
-        """The values of a tensor; bfloat16 comes as float32. Tensors that are one are read once.
+        """The values of a tensor; bfloat16 becomes float32. A tensor that appears several times is read once.
 
         Raises:
           InputError: the archive lacks them, or they do not fill the tensor.
@@ -153,7 +153,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 
 class _Callable:
-    """What a pickle gets for a name that it calls. Not a class or function, and it cannot be altered."""
+    """Stand-in for a name that a pickle calls. It is no class or function, and it cannot be altered."""
 
     __slots__ = ("_make",)
 

@@ -1,4 +1,4 @@
-"""nnU-Net's dataset.json: which channel is which modality, and what each output of the network stands for."""
+"""Reads nnU-Net's dataset.json: the modality of each channel, and the meaning of each output of the network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _HOW = 'say what the label values are with --labels, e.g. "1=NCR,2=ED,3=ET"'
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the channels of the logits stand for.
+    """The meaning of the channels of the logits.
 
     Attributes:
       segmentation: loss of `kd_jax.config.schema.LossConfig` that such outputs are trained with.
@@ -33,11 +33,11 @@ def read_modalities(dataset: Table, given: Sequence[Modality] | None, channels: 
 
     Args:
       dataset: dataset.json.
-      given: in place of the names there.
-      channels: that the network has.
+      given: modalities instead of the names in the file.
+      channels: number of channels of the network.
 
     Raises:
-      InputError: a channel is of no known modality, two are of one, or there are not as many as the network has.
+      InputError: a channel has no known modality, two have the same, or their number is not the network's.
     """
     modalities = tuple(given) if given else _named_modalities(dataset)
     if len(set(modalities)) != len(modalities) or len(modalities) != channels:
@@ -64,7 +64,7 @@ def _named_modalities(dataset: Table) -> tuple[Modality, ...]:
 
 
 def read_outputs(dataset: Table, label_map: str | None) -> Outputs:
-    """What the network's outputs stand for, by the names of the labels or by `label_map`, "1=NCR,2=ED,3=ET".
+    """The meaning of the network's outputs, by the names of the labels or by `label_map`, "1=NCR,2=ED,3=ET".
 
     With softmax an output is a label value; with regions (labels that are lists of values) it is a region, in the
     order of the file (nnunetv2/utilities/label_handling/label_handling.py).

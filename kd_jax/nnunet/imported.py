@@ -1,4 +1,4 @@
-"""A network that nnU-Net trained, read and understood: as configuration, as parameters, as provenance."""
+"""Turns a network that nnU-Net trained into a configuration, parameters and a record of its provenance."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from kd_jax.nnunet.trainers import check_trainer, is_deeply_supervised
 from kd_jax.nnunet.weights import Params, convert_weights
 
 _TOWARDS = ("R", "L"), ("A", "P"), ("S", "I")
-"""Letters of each axis: as ours, and reversed."""
+"""Letters of each axis: in our direction, and reversed."""
 _BRATS, _CANONICAL = "LPS", "RAS"
 _NNUNET_FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What nnU-Net left of one network, read and understood.
+    """A network of nnU-Net, as its files describe it.
 
     Attributes:
       result: the files.
-      checkpoint: weights and what is noted of the training.
+      checkpoint: weights, and notes about the training.
       plan: the network and its preprocessing.
       modalities: in the order of the network's channels.
-      outputs: what the network's outputs stand for.
+      outputs: meaning of the network's outputs.
       reversed_axes: axes along which the network saw volumes reversed.
     """
 
@@ -56,17 +56,17 @@ def read_network(
     orientation: str | None = None,
     any_trainer: bool = False,
 ) -> Found:
-    """Reads nnU-Net's files, the small ones first, so that what does not fit is said at once.
+    """Reads nnU-Net's files, the small ones first, so that problems are reported early.
 
     Args:
-      result: where they are.
+      result: paths of the files.
       channels: modalities in the network's order, in place of the names in dataset.json.
       labels: meaning of nnU-Net's label values, "1=NCR,2=ED,3=ET", in place of the names there.
       orientation: towards what the axes of the training files run; None is what BraTS has.
       any_trainer: accept one that is not known to keep the network.
 
     Raises:
-      InputError: a file cannot be read, or says something that is not understood.
+      InputError: a file cannot be read, or its content is not supported.
     """
     plans, dataset = read_table(result.plans), read_table(result.dataset)
     outputs = read_outputs(dataset, labels)
@@ -102,10 +102,10 @@ def reversed_axes(orientation: str | None, reoriented: bool) -> tuple[Axis, ...]
 
 
 def import_config(found: Found) -> Config:
-    """The run's configuration: the network as teacher, beside it a student of the same form that is not there.
+    """The run's configuration: the network as teacher, and settings of a student of the same form, which the run lacks.
 
     Raises:
-      InputError: the plans describe a network that is none.
+      InputError: the plans describe an impossible network.
     """
     plan, fold = found.plan, found.checkpoint.fold
     network = {**plan.network, "reversed_axes": found.reversed_axes}
@@ -154,7 +154,7 @@ def import_params(found: Found, config: Config) -> Params:
 
 
 def provenance(found: Found) -> dict[str, Any]:
-    """Where the network comes from and what its channels and outputs were, as JSON values."""
+    """The origin of the network, and its channels and outputs there, as JSON values."""
     checkpoint, plan = found.checkpoint, found.plan
     mirrored = checkpoint.mirror_axes
     return {

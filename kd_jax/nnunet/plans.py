@@ -1,4 +1,4 @@
-"""nnU-Net's plans.json: the network, its patch and its preprocessing, in our axis order.
+"""Reads nnU-Net's plans.json: the network, its patch and its preprocessing, in our axis order.
 
 nnU-Net's arrays have the axes of the file reversed (z, y, x, as SimpleITK reads them), then ordered by
 `transpose_forward`; ours are x, y, z. Source: nnunetv2/utilities/plans_handling/plans_handler.py, which also reads the
@@ -16,18 +16,16 @@ from kd_jax.ops.operators import NEGATIVE_SLOPE, NORM_EPSILON
 Axes = tuple[int, int, int]
 
 _REORIENTING = "NibabelIOWithReorient", "SimpleITKIOWithReorient"
-"""Readers that bring every file to R, A, S; the other two take it as it is stored."""
+"""Readers that bring every file to R, A, S; the other two keep the stored orientation."""
 _READERS = "SimpleITKIO", "NibabelIO", *_REORIENTING
 _ENCODERS: Mapping[str, Literal["plain", "residual"]] = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual"}
 _RESAMPLING = "resample_data_or_seg_to_shape"
-_ONE = (
-    "kd_jax has one kind of network beside nnU-Net's residual one: 3-D convolution with bias, InstanceNorm, LeakyReLU"
-)
+_ONE = "kd_jax has nnU-Net's residual network and one other: 3-D convolution with bias, InstanceNorm, LeakyReLU"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one configuration of the plans says, every triple in the order x, y, z.
+    """One configuration of the plans, every triple in the order x, y, z.
 
     Attributes:
       dataset: nnU-Net's name of the data set.
@@ -40,7 +38,7 @@ class Plan:
       batch: patches per step.
       batch_dice: soft Dice over the batch as one volume.
       modalities: number of input channels that are normalised.
-      notes: what is unlike nnU-Net's defaults but does not keep the network from being used.
+      notes: differences from nnU-Net's defaults that do not prevent using the network.
     """
 
     dataset: str
@@ -60,8 +58,8 @@ def read_plan(plans: Table, configuration: str) -> Plan:
     """The plan of one configuration.
 
     Raises:
-      InputError: a key is missing or unknown, the configuration is not a 3-D one at full resolution, or the network
-        or its preprocessing is another than kd_jax has.
+      InputError: a key is missing or unknown, the configuration is not 3-D at full resolution, or kd_jax lacks the
+        network or its preprocessing.
     """
     table = _configuration(plans, configuration)
     _refuse_other_configurations(table)
@@ -90,7 +88,7 @@ def read_plan(plans: Table, configuration: str) -> Plan:
 
 
 def _configuration(plans: Table, name: str) -> Table:
-    """One configuration, over those it inherits from."""
+    """One configuration, merged over those that it inherits from."""
     configurations = plans.table("configurations")
     values: dict[str, Any] = {}
     seen: list[str] = []
@@ -119,7 +117,7 @@ def _refuse_other_configurations(table: Table) -> None:
 
 
 def _check_preprocessing(table: Table) -> int:
-    """Whether kd_jax prepares images in the same way; returns the number of channels."""
+    """Checks that kd_jax prepares images in the same way; returns the number of channels."""
     table.expect("preprocessor_name", ("DefaultPreprocessor",), "what another one does to the images is unknown")
     schemes = table.get("normalization_schemes", list[str])
     masked = table.get("use_mask_for_norm", list[bool])
@@ -179,7 +177,7 @@ def _network(table: Table, axes: Axes) -> dict[str, Any]:
 
 
 def _check_layers(arguments: Table, convs: str) -> None:
-    """Refuses layers that kd_jax has not, and arguments it does not know."""
+    """Refuses layers that kd_jax lacks and arguments that it does not know."""
     norm = {"eps": NORM_EPSILON, "affine": True}
     slope = {"negative_slope": NEGATIVE_SLOPE}
     leaky = "torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"
@@ -213,7 +211,7 @@ def _check_layers(arguments: Table, convs: str) -> None:
 
 
 def _old_network(table: Table, axes: Axes) -> dict[str, Any]:
-    """Plans of nnU-Net 2.0 and 2.1, which name the numbers otherwise and leave the layers to the code."""
+    """Plans of nnU-Net 2.0 and 2.1, which use other names for the numbers and leave the layers to the code."""
     name = table.get("UNet_class_name", str)
     if name not in _ENCODERS:
         raise InputError(
@@ -254,7 +252,7 @@ def _settings(
 
 
 def _each(table: Table, key: str, stages: int, kind: Any = int) -> list[Any]:
-    """A value per stage, where one alone is for all."""
+    """A value per stage; a single value holds for all stages."""
     values = table.get(key, int | list[kind])
     if isinstance(values, int):
         return [values] * stages
@@ -268,5 +266,5 @@ def _triple(value: int | Axes) -> Axes:
 
 
 def _ordered(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
-    """What belongs to x, to y and to z."""
+    """The values for x, y and z."""
     return tuple(values[axis] for axis in axes)

@@ -1,4 +1,4 @@
-"""What nnU-Net v2 saves of a training, `nnUNetTrainer.save_checkpoint`, read without PyTorch."""
+"""Reads the checkpoints of nnU-Net v2 (`nnUNetTrainer.save_checkpoint`) without PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Checkpoint:
       trainer: class that trained it.
       configuration: of the plans, e.g. 3d_fullres.
       fold: held-out fold, or "all".
-      epoch: epochs it was trained for; None where that is not noted.
-      mirror_axes: axes in the order of the plans that nnU-Net mirrors at test time; None where that is not noted.
+      epoch: epochs it was trained for; None if the file does not say.
+      mirror_axes: axes, in the order of the plans, that nnU-Net mirrors at test time; None if the file does not say.
     """
 
     weights: Mapping[str, Shaped[np.ndarray, "..."]]
@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads checkpoint_final.pth or checkpoint_best.pth. Nothing that the file names is run.
+    """Reads checkpoint_final.pth or checkpoint_best.pth, and runs nothing that the file names.
 
     Raises:
       InputError: the file cannot be read as data (see `archive`), or is not a checkpoint of nnU-Net v2.

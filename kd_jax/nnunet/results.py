@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps a trained network: TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and fold_N."""
+"""Finds the files of a network trained by nnU-Net: TRAINER__PLANS__CONFIGURATION, with plans.json and fold_N in it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ class Result:
 
 
 def find_result(given: Path, fold: str | None, kept: Kept, plans: Path | None, dataset: Path | None) -> Result:
-    """The files of the network that is meant.
+    """The files of one trained network.
 
     Args:
       given: the folder of a trainer, of one fold, or a checkpoint.
-      fold: which, where the folder has several.
+      fold: the fold, if the folder has several.
       kept: the checkpoint of the last epoch or of the best.
-      plans: in place of the plans.json beside the checkpoint or one folder up.
-      dataset: in place of the dataset.json there.
+      plans: file instead of the plans.json next to the checkpoint or one folder up.
+      dataset: file instead of the dataset.json there.
 
     Raises:
       InputError: one of them is not there, or there are several folds and none was chosen.

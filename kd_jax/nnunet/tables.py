@@ -1,4 +1,4 @@
-"""nnU-Net's JSON files, read key by key with errors that say which key, what was found and what is understood."""
+"""Reads nnU-Net's JSON files key by key; errors name the key, the value found, and the values that are understood."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The trainers of nnU-Net 2.8 that change how a network is trained, and not what the network is."""
+"""The trainers of nnU-Net 2.8 that change the training of a network, but not the network."""
 
 from data_pipeline.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Weights of nnU-Net's networks as parameters of `kd_jax.models.unet.UNet`.
+"""Converts weights of nnU-Net's networks to parameters of `kd_jax.models.unet.UNet`.
 
 Source: `PlainConvUNet` and `ResidualEncoderUNet` of dynamic-network-architectures, whose `state_dict` nnU-Net
 saves as `network_weights`. There a tensor of the encoder appears up to four times: a convolution also as
@@ -18,9 +18,9 @@ Tensors = Mapping[str, Float[np.ndarray, "..."]]
 Params = dict[str, Any]
 
 _WRAPPERS = "_orig_mod.", "module."
-"""What `torch.compile` and `DistributedDataParallel` put before every name."""
+"""Prefixes that `torch.compile` and `DistributedDataParallel` put before every name."""
 _COPIES = ("decoder.encoder.", "encoder."), (".all_modules.0.", ".conv."), (".all_modules.1.", ".norm.")
-"""How copies of a tensor are named, and how the tensor itself is."""
+"""Names of copies of a tensor, and the name of the tensor itself."""
 _TRANSPOSED, _HEADS = "decoder.transpconvs.", "decoder.seg_layers."
 
 

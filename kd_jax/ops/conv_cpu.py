@@ -1,8 +1,8 @@
 """3-D convolution from operators that XLA runs well on a CPU, where its own 3-D convolution is slow.
 
-At stride 1 in large planes most time goes to the gradient of the kernel, which XLA's convolutions compute many times
-slower than the rest; there the convolution is a matrix product of each depth slice, with the taps laid out as columns
-that stay in the cache. Everything else is 2-D convolutions of depth slices.
+At stride 1 in large planes the gradient of the kernel takes most of the time, because XLA's convolutions compute it
+many times slower than the rest. There the convolution is a matrix product per depth slice, with the taps laid out as
+columns that stay in the cache. All other convolutions become 2-D convolutions of depth slices.
 
 Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O] with odd sizes; padding is half the kernel.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 Triple = tuple[int, int, int]
 
 COLUMNS_FROM = 256
-"""Voxels of a plane from which columns are faster (on two cores: three times at 64², as fast at 16²)."""
+"""Smallest plane, in voxels, at which columns are used (on two cores: three times as fast at 64², as fast at 16²)."""
 
 
 def conv3d_on_cpu(
@@ -131,7 +131,7 @@ def _padded(x: Float[Array, "n d h w c"], size: Triple) -> Float[Array, "n d2 h2
 def _columns(
     padded: Float[Array, "n d2 h2 w2 c"], depth: Array, taps: Triple, stride: Triple
 ) -> Float[Array, "n q r columns"]:
-    """What the taps of the output slice `depth` see, ordered (D, H, W, C)."""
+    """The input voxels under the taps of the output slice `depth`, ordered (D, H, W, C)."""
     slab = lax.dynamic_slice_in_dim(padded, depth * stride[0], taps[0], 1)
     ends = [size - count + 1 for size, count in zip(padded.shape[2:4], taps[1:], strict=True)]
     return jnp.concatenate(

@@ -1,10 +1,10 @@
 """Fine stages laid out for the lanes of a TPU: neighbours along the last spatial axis become channels.
 
-A TPU computes on 128 channels at a time and pads fewer up to that, in memory too; the finest stages of a U-Net have
-32 and 64. Folded by f, an array [N, D, H, W, C] is [N, D, H, W/f, f·C], position before channel, which is the same
-sequence of numbers. A kernel is folded to match: between the positions of two neighbouring blocks it holds the
-original's taps, and zeros where a block has positions that the original does not reach. Sums are those of the plain
-operators in `operators`, the zeros aside, and parameters stay as they are.
+A TPU computes on 128 channels at a time and pads fewer channels to 128, also in memory; the finest stages of a U-Net
+have 32 and 64. Folded by f, an array [N, D, H, W, C] is [N, D, H, W/f, f·C], position before channel, which is the same
+sequence of numbers. A kernel is folded to match: between the positions of two neighbouring blocks it holds the taps of
+the original, and zeros where the original does not reach. Except for the zeros, sums are those of the plain operators
+in `operators`. Parameters stay as they are.
 """
 
 import functools
@@ -41,7 +41,7 @@ def choose_folds(features: Sequence[int], strides: Sequence[Triple], width: int,
 
 
 def refold(x: Float[Array, "n d h _w _c"], old: int, new: int) -> Float[Array, "n d h _v _b"]:
-    """The same array folded by `new` instead of `old`; 1 is the plain layout."""
+    """The same array, folded by `new` instead of `old`; 1 is the plain layout."""
     n, d, h, w, c = x.shape
     return x if old == new else x.reshape(n, d, h, w * old // new, c * new // old)
 
@@ -73,11 +73,11 @@ def _convolve_whole(
     strides: Triple,
     padding: Sequence[tuple[int, int]],
 ) -> Float[Array, "n p q r o"]:
-    """XLA's convolution with a fourth spatial axis, of one voxel, behind the three.
+    """XLA's convolution with a fourth spatial axis of one voxel after the three.
 
-    Where a batch is small XLA's TPU compiler cuts the last spatial axis in eight and makes cases of the pieces
-    (`SpaceToBatchConverter`), which costs a 3-D network more than ten times its traffic in copies of their
-    overlaps. An axis as short as this one it leaves alone.
+    For a small batch, XLA's TPU compiler cuts the last spatial axis into eight pieces and treats them as cases
+    (`SpaceToBatchConverter`). The copies of their overlaps cost a 3-D network more than ten times its traffic. The
+    compiler does not cut an axis of one voxel.
     """
     y = lax.conv_general_dilated(
         x[..., None, :],

@@ -1,8 +1,8 @@
-"""InstanceNorm and LeakyReLU that keep nothing for the backward pass but the convolution's output.
+"""InstanceNorm and LeakyReLU that keep only the convolution's output for the backward pass.
 
-For the remat policy `norms`: of each block the output of the convolution is kept, in the precision of activations,
-with the norm's float32 statistics; the activation is computed again where the backward pass reads it, which a TPU does
-inside the convolution that reads it. XLA there takes the statistics in the convolution that writes its output.
+For the remat policy `norms`: each block keeps the output of its convolution, in the precision of activations, and the
+norm's float32 statistics. The activation is computed again where the backward pass reads it; a TPU does so inside the
+convolution that reads it, and takes the statistics inside the convolution that writes.
 """
 
 import functools
@@ -21,7 +21,7 @@ from kd_jax.ops.operators import (
 )
 
 KEPT = "convolution", "statistics"
-"""Names of what the policy keeps."""
+"""Names of the values that the policy keeps."""
 Statistics = tuple[Float[Array, "n c"], Float[Array, "n c"]]
 
 
@@ -30,7 +30,7 @@ def lean_norm(
 ) -> Float[Array, "n d h _w _c"]:
     """InstanceNorm over the voxels of an array folded by `fold`, then LeakyReLU if `activate`; inside, float32.
 
-    A CPU has nothing to gain from taking it apart: there it is the operator, computed again as a whole.
+    A CPU gains nothing from taking the operator apart, so there it is computed again as a whole.
     """
     here = functools.partial(_lean_norm, fold=fold, activate=activate)
     if fold > 1:
@@ -77,8 +77,8 @@ _lean_norm.defvjp(_forward, _backward)
 def _statistics(y: Float[Array, "n d h _w _c"], fold: int) -> Statistics:
     """Mean and 1/σ of each case and channel.
 
-    Sums and squares of bfloat16 take one pass: float32 sums lose the variance of a nearly constant channel only where
-    rounding to bfloat16 has lost it already (its error in y² is 2⁷ times float32's). Of float32 the variance is taken
+    For bfloat16, sums and squares take one pass: float32 sums lose the variance of a nearly constant channel only where
+    rounding to bfloat16 has lost it already (its error in y² is 2⁷ times float32's). For float32, the variance is taken
     around the mean.
     """
     voxels = y[0, ..., 0].size * fold

@@ -1,9 +1,9 @@
-"""3-D operators that are fast on every backend, in one place.
+"""3-D operators that are fast on every backend; the only place that chooses by platform.
 
-XLA's 3-D convolutions suit GPU and TPU; on CPU the same sums are several times faster slice by slice
-(`kd_jax.ops.conv_cpu`), and faster still compiled for the processor (`kd_jax.native`, where that was built).
-The form is chosen when the program is lowered for a platform, so ahead-of-time compilation for another platform
-takes that one's. Every form is tested against the plain one, values and gradients.
+XLA's 3-D convolutions suit GPU and TPU. On a CPU the same sums are several times faster slice by slice
+(`kd_jax.ops.conv_cpu`), and faster still compiled for the processor (`kd_jax.native`, if it was built). The form is
+chosen when the program is lowered for a platform, so ahead-of-time compilation for another platform takes the right
+one. Every form is tested against the plain one, values and gradients.
 
 Arrays are [N, D, H, W, C], kernels [kd, kh, kw, C, O].
 """
@@ -19,7 +19,7 @@ from kd_jax.ops.conv_cpu import Triple, conv3d_on_cpu
 NORM_EPSILON = 1e-5
 """Added to the variance, as in nnU-Net's InstanceNorm."""
 NEGATIVE_SLOPE = 0.01
-"""Of LeakyReLU, as in nnU-Net."""
+"""Slope of LeakyReLU, as in nnU-Net."""
 
 
 def conv3d_plain(
@@ -53,7 +53,7 @@ def _fastest_on_cpu(
 
 
 def _compiled(x: Float[Array, "n d h w c"], channels: int) -> bool:
-    """Whether the compiled operators are there and serve this many channels, on a CPU."""
+    """Whether the compiled operators are built and support this many channels, on a CPU."""
     return x.dtype == jnp.float32 and library.available() and channels % library.lanes() == 0
 
 
@@ -77,7 +77,7 @@ def average_pool3d(x: Float[Array, "n d h w c"], stride: Triple) -> Float[Array,
 
 
 def leaky_relu(x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
-    """LeakyReLU as PyTorch's: at zero the gradient is the negative side's."""
+    """LeakyReLU as in PyTorch: at zero the gradient is that of the negative side."""
     return jnp.where(x > 0, x, NEGATIVE_SLOPE * x)
 
 
@@ -101,7 +101,7 @@ def instance_norm(
 def instance_norm_leaky_relu(
     x: Float[Array, "n d h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n d h w c"]:
-    """The same and LeakyReLU, float32 up to the end."""
+    """InstanceNorm, then LeakyReLU, in float32 up to the end."""
     return _norm(x, scale, bias, activate=True)
 
 

@@ -1,1 +1,1 @@
-"""From a data set's fingerprint to a plan by nnU-Net's rules."""
+"""Plans by nnU-Net's rules, made from the fingerprint of a data set."""

@@ -1,4 +1,4 @@
-"""The plan of a run as a file to read and to edit: what was measured, why this plan, and the settings themselves."""
+"""The plan of a run as a file to read and to edit: measurements, reasons, and the settings themselves."""
 
 import json
 import re
@@ -23,15 +23,15 @@ _NUMBERS = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 def plan_document(
     plan: Plan, fingerprint: Fingerprint, *, root: str, preset: Preset, memory: float, networks: int
 ) -> dict[str, Any]:
-    """What the file holds.
+    """The content of the file.
 
     Args:
       plan: from `planner.plan_networks`.
-      fingerprint: what it was made from.
-      root: where the cases are, in words.
-      preset: whose rules.
+      fingerprint: the fingerprint it was made from.
+      root: place of the cases, in words.
+      preset: name of the rules.
       memory: GB of the accelerator.
-      networks: how many share it.
+      networks: number of networks that share it.
     """
     return {
         "data": {
@@ -109,7 +109,7 @@ def _settings_table(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: no plan can be read there ({error.strerror or error}); {make}") from error
+        raise InputError(f"{path}: cannot be read as a plan ({error.strerror or error}); {make}") from error
     except ValueError as error:  # of JSON or of UTF-8
         raise InputError(f"{path}: not readable JSON ({error}); correct it there, or make it anew: {make}") from error
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):

@@ -1,4 +1,4 @@
-"""From a data set's fingerprint and the accelerator's memory to patch, batch and network: nnU-Net v2's rules.
+"""Patch, batch and network from a data set's fingerprint and the accelerator's memory: nnU-Net v2's rules.
 
 Sources: nnunetv2/experiment_planning/experiment_planners/default_experiment_planner.py and, for the residual encoder,
 residual_unets/residual_encoder_unet_planners.py. Only the 3-D full-resolution configuration is planned. Two networks
@@ -28,12 +28,12 @@ Preset = Literal["plain", "M", "L", "XL"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the planners of nnU-Net differ in.
+    """The values in which nnU-Net's planners differ.
 
     Attributes:
-      planner: nnU-Net's name of it.
+      planner: nnU-Net's name of the planner.
       encoder: as `NetworkConfig.encoder`.
-      convs_encoder: convolutions, or residual blocks, by stage, of the deepest network there can be.
+      convs_encoder: convolutions, or residual blocks, by stage, for the deepest network that can be planned.
       convs_decoder: convolutions of every decoder stage.
       memory: GB of accelerator memory planned for by default.
       feature_maps: `feature_map_size` that fills `memory` at batch 2.
@@ -71,14 +71,14 @@ _COARSER = 1.03  # step of the search for its spacing
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs to know of its data and its accelerator; axes are canonical.
+    """The settings of a run that follow from its data and its accelerator; axes are canonical.
 
     Attributes:
       spacing: mm per axis.
       patch: voxels per axis.
       batch: patches per step.
-      network: of teacher and student, but for their modalities.
-      batch_dice: whether the soft Dice is over the batch; nnU-Net does that where patches show little of a case.
+      network: settings of teacher and student, except their modalities.
+      batch_dice: whether the soft Dice is taken over the batch; nnU-Net does so if patches show little of a case.
       median_shape: voxels per axis of the median case at `spacing`.
       feature_maps: `feature_map_size` of one network and one patch.
       budget: the one at which one network fills its share of the memory at batch 2.
@@ -95,7 +95,7 @@ class Plan:
 
 
 def default_memory(preset: Preset, networks: int = NETWORKS) -> float:
-    """GB of accelerator memory that give every network what nnU-Net plans for by default."""
+    """GB of accelerator memory that give every network as much as nnU-Net plans for by default."""
     return PRESETS[preset].memory * networks
 
 
@@ -110,10 +110,10 @@ def plan_networks(
     """The plan of nnU-Net's planner for one network that has its share of the memory.
 
     Args:
-      fingerprint: of the data set.
-      preset: whose rules.
+      fingerprint: the data set's.
+      preset: name of the rules.
       memory: GB of the accelerator that holds the batch.
-      networks: how many are trained at once.
+      networks: number of networks trained at once.
       spacing: mm per axis; None follows from the data.
 
     Raises:
@@ -194,10 +194,10 @@ def _fit(
 
 
 def _shrunk(topology: Topology, spacing: Sequence[float], shape: Sequence[float]) -> Topology:
-    """One step less along the axis that shows the largest share of the case.
+    """Shrinks the patch by one step along the axis that shows the largest share of the case.
 
-    A step is what the patch must be a multiple of after one step of the present multiple: the shorter axis may be
-    pooled less often, and sizes between would be missed.
+    The step is the multiple that the patch must have after it has shrunk by the present multiple: the shorter axis may
+    be pooled less often, and sizes in between would be missed.
     """
     axis = max(range(3), key=lambda axis: (topology.patch[axis] / shape[axis], axis))
     size = list(topology.patch)
@@ -220,7 +220,7 @@ def _network(topology: Topology, rules: Rules) -> NetworkConfig:
 
 
 def _batch(patch: Triple, feature_maps: int, budget: float, rules: Rules, voxels: float) -> int:
-    """As many patches as the memory holds, but no more than a share of the data set's voxels, and two at least."""
+    """As many patches as the memory holds, at most a share of the data set's voxels, and at least two."""
     fitting = round(budget / feature_maps * _SMALLEST_BATCH)
     varied = round(voxels * rules.largest_share / math.prod(patch))
     return max(min(fitting, varied), _SMALLEST_BATCH)

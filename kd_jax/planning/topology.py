@@ -1,4 +1,4 @@
-"""Strides and kernels of a U-Net from spacing and patch, and how large its feature maps are: nnU-Net v2's rules."""
+"""Strides and kernels of a U-Net from spacing and patch, and the size of its feature maps: nnU-Net v2's rules."""
 
 import math
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def feature_map_size(network: NetworkConfig, patch: Triple, outputs: int) -> int
     for features, stride in zip(network.features, network.stage_strides, strict=True):
         voxels //= math.prod(stride)
         maps.append(features * voxels)
-    # Beside its convolutions, every decoder stage has the transposed one.
+    # Every decoder stage also has a transposed convolution.
     decoder = sum((count + 1) * size for count, size in zip(network.stage_convs_decoder, maps[:-1], strict=True))
     logits = outputs * math.prod(patch)
     if network.encoder == "plain":

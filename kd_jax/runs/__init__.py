@@ -1,1 +1,1 @@
-"""The run folder: what it holds, written and read."""
+"""The run folder: writes and reads its files."""

@@ -1,4 +1,4 @@
-"""The run folder: made new, opened again, described."""
+"""Makes the folder of a new run, opens the folder of one to be continued, and records the environment."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from kd_jax.runs.store import has_checkpoint
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 MAY_CHANGE = ("data.root", "data.splits", "data.cache", "data.workers", "train.save_every")
-"""Settings that do not change the numbers of a run, so that a resumed one may have them otherwise."""
+"""Settings that do not change the numbers of a run, so they may change when it is resumed."""
 _PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel"
 
 
@@ -37,7 +37,7 @@ def default_run(config: Config) -> Path:
 
 
 def check_new_run(run: Path, *, overwrite: bool) -> None:
-    """Whether a new run may go to this folder, asked before its cases are prepared. Leaves no trace.
+    """Checks that a new run may go to this folder, before its cases are prepared. Leaves no trace.
 
     Raises:
       InputError: the folder holds a run, or something else, or cannot be written.
@@ -98,7 +98,7 @@ def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
 
 
 def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a run depends on besides its configuration: versions, devices, command."""
+    """Everything but the configuration that a run depends on: versions, devices, command."""
     devices = jax.devices()
     return {
         "kd_jax": __version__,

@@ -1,4 +1,4 @@
-"""One network of a run, restored to be applied; nothing that only training needs is read."""
+"""Restores one network of a run, to apply it; reads nothing that only training needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Restored:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What the network sees, in channel order."""
+        """The modalities that the network sees, in channel order."""
         return tuple(MODALITIES[i] for i in self.settings.channels)
 
 
@@ -56,7 +56,7 @@ def restore_network(run: Path, network: str, which: Which = "best") -> Restored:
     checkpoint = find_checkpoint(run, which, network)
     items = load_items(checkpoint, dict.fromkeys(JSON_ITEMS))
     config = _read_config(checkpoint, items["config"])
-    # A CPU computes bfloat16 by way of float32, slowly: there a network is applied in the precision of its parameters.
+    # A CPU emulates bfloat16 with float32, slowly, so there a network is applied in the precision of its parameters.
     precision = "float32" if jax.default_backend() == "cpu" else config.train.precision
     applied = replace(config, train=replace(config.train, precision=precision))
     settings = config.networks[network]
@@ -70,7 +70,7 @@ def restore_network(run: Path, network: str, which: Which = "best") -> Restored:
 
 
 def default_network(run: Path, which: Which = "best") -> str:
-    """The network to apply where none was asked for: the student, or of a run that has none the teacher.
+    """The network to apply if none is named: the student, or the teacher of a run without a student.
 
     Raises:
       InputError: `run` is no run folder or has no such checkpoint, or it has several students.

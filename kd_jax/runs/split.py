@@ -1,4 +1,4 @@
-"""Which cases train and which are held out, computed once from their ids: nnU-Net's folds, or a given split."""
+"""Training and held-out cases, computed once from their ids: nnU-Net's folds, or a given split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ SPLIT_SEED = 12345
 
 @dataclass(frozen=True)
 class Fold:
-    """Ids of the cases that train and of those held out, in nnU-Net's words."""
+    """Ids of the training cases and of the held-out cases, under nnU-Net's names."""
 
     train: list[str]
     val: list[str]
@@ -23,10 +23,11 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """What one run trains on and holds out.
+    """The cases that one run trains on, and those it holds out.
 
     Attributes:
-      train, validation: ids, sorted.
+      train: ids, sorted.
+      validation: ids, sorted.
       folds: all folds of the cross-validation, this one among them.
     """
 
@@ -41,8 +42,8 @@ def split_cases(
     """The split that the settings ask for.
 
     Args:
-      cases: ids of the cases there are.
-      patients: whose they are.
+      cases: ids of all cases.
+      patients: the patient of each case.
       data: `splits` is a file of folds in nnU-Net's form, or none for the seeded cross-validation; `fold` says which,
         or all. Cases that a given fold does not name are in neither part.
       some_left_out: cases that the file names may be missing, because they could not be used.
@@ -63,10 +64,11 @@ def split_cases(
 def cross_validation(cases: Sequence[str], patients: Sequence[str], folds: int) -> tuple[Fold, ...]:
     """nnU-Net's folds: `KFold` with shuffling and seed 12345 over sorted identifiers.
 
-    Over patients rather than cases, so that the time points of a patient stay together; the same where each patient
-    has one case. With fewer patients than folds there is one fold, which trains on everything it holds out.
+    The folds are made over patients rather than cases, so that the time points of a patient stay together; if each
+    patient has one case, they are nnU-Net's. With fewer patients than folds there is one fold, which trains on
+    everything it holds out.
     """
-    from sklearn.model_selection import KFold  # takes most of a second, which only making a split should wait for
+    from sklearn.model_selection import KFold  # imported here because it takes most of a second
 
     names = sorted(set(patients))
     if len(names) < folds:
@@ -118,7 +120,7 @@ def _made_fold(folds: Sequence[Fold], patients: Sequence[str], data: DataConfig)
 def _given_fold(
     file: Path, folds: Sequence[Fold], fold: int | str, patients: Mapping[str, str], some_left_out: bool
 ) -> Fold:
-    """One fold of a file, held against the cases there are; `patients` by case."""
+    """One fold of a file, checked against the cases; `patients` by case."""
     if fold == "all":
         everyone = sorted({name for entry in folds for name in (*entry.train, *entry.val)})
         chosen = Fold(everyone, everyone)
@@ -142,7 +144,7 @@ def _given_fold(
 
 
 def _refuse_shared_patients(file: Path, fold: int | str, chosen: Fold, patients: Mapping[str, str]) -> None:
-    """The time points of a patient look alike: a network would know held-out ones from training."""
+    """Refuses folds that separate a patient's time points, which look alike: training would leak into validation."""
     held = {patients[name] for name in chosen.val if name in patients}
     shared = sorted({patients[name] for name in chosen.train if name in patients} & held)
     if not shared:

@@ -18,15 +18,15 @@ FOLDS_FILE = "splits_final.json"
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What `RUN/split.json` holds: where the cases are, how they were read, who trains and who is held out.
+    """The content of `RUN/split.json`: the place of the cases, how they were read, and their division.
 
     Attributes:
       data_root: folders of the cases, or CSV files.
-      label_map: meaning of label values, where given.
+      label_map: meaning of label values, if given.
       ignore_affine: whether modalities whose affines differ were accepted.
       train: ids of the training cases.
       validation: ids of the held-out cases.
-      layout: that the names were taken for, where given.
+      layout: layout of the names, if given.
     """
 
     data_root: list[str]
@@ -96,7 +96,7 @@ def resume_split(run: Path, record: SplitRecord, folds: Sequence[Fold]) -> None:
     before = SplitRecord.read(run)
     if before is not None and (before.train, before.validation) != (record.train, record.validation):
         old, new = {*before.train, *before.validation}, {*record.train, *record.validation}
-        changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, split otherwise"
+        changed = ", ".join(sorted(old ^ new)[:3]) or "the same cases, divided differently"
         raise InputError(
             f"{record.place}: not the {len(old)} cases that {run} was started with, but {len(new)} (different: "
             f"{changed}); bring back what was there, or start a new run"

@@ -3,12 +3,13 @@
 `RUN/checkpoints/KIND/STEP` holds items that are restored one by one, so that evaluation reads one network alone:
 
 - an item for each network, by its name: the parameters of the teacher and of every student;
-- optimiser and, where terms have parameters, terms: what only training needs;
+- optimiser and, if terms have parameters, terms, which only training needs;
 - position and config, as JSON.
 
-KIND is latest, for going on, and best: of a run with one student best, with everything in it, of a run with several
-best-NAME for each network, with that network alone. An imported network is a run whose best checkpoint holds a teacher
-and nothing to go on training with. Saves are asynchronous and atomic: an incomplete folder is not a checkpoint.
+KIND is "latest", from which training continues, or one of the best. A run with one student has a single "best" with all
+items; a run with several has "best-NAME" for each network, with that network alone. An imported network is a run whose
+best checkpoint holds a teacher and no state to train on. Saves are asynchronous and atomic: an incomplete folder is not
+a checkpoint.
 """
 
 import errno
@@ -31,17 +32,17 @@ from kd_jax.config.schema import Config, Which
 from kd_jax.models.protocol import Params
 
 Position = dict[str, Any]
-"""Where a run stands besides its arrays: JSON values, with the key "step"."""
+"""Position of a run, as JSON values with the key "step"."""
 Items = Mapping[str, Any]
 """Trees of arrays by item."""
 
 JSON_ITEMS = "position", "config"
 NOT_NETWORKS = {*JSON_ITEMS, "optimiser", "terms", "projectors"}
-"""Items that hold no network. Runs of before terms had names have their parameters in "projectors"."""
+"""Items that hold no network. Older runs have the parameters of terms in "projectors"."""
 _OS_ERROR = re.compile(r"([A-Z][\w ]*) \[os_error_code")
-"""What the storage library below Orbax says where Python would raise an OSError."""
+"""Message of Orbax's storage library where Python would raise an OSError."""
 _OVERHEAD = 1_000_000
-"""Bytes of a checkpoint besides its arrays, at most: shardings, metadata, configuration."""
+"""Most bytes of a checkpoint without its arrays: shardings, metadata, configuration."""
 _RESUME = "the one before is untouched: free space or change permissions, then go on with --resume"
 
 
@@ -51,7 +52,7 @@ def best_kind(network: str | None) -> str:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run; use as a context manager, so that the last save completes."""
+    """Writes the checkpoints of one run; a context manager, so that the last save completes."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -63,8 +64,8 @@ class Checkpoints:
         Args:
           kind: "latest" or from `best_kind`.
           items: arrays that nobody changes or donates until the save is done.
-          position: of the run.
-          config: of the run.
+          position: the run's.
+          config: the run's.
 
         Raises:
           InputError: the disk is full or read-only; the checkpoint before is untouched.
@@ -229,7 +230,7 @@ def _explained(folder: Path, advice: str = _RESUME) -> Iterator[None]:
 
 
 def _require_room(folder: Path, tree: Any, copies: int) -> None:
-    """Looking first keeps Orbax from failing in the middle, loudly and in several threads at once."""
+    """Checks the free space first: otherwise Orbax fails halfway, in several threads at once."""
     if jax.process_count() > 1:  # one host giving up alone would leave the others waiting for it
         return
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -79,7 +79,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_no_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"absent.json: no plan can be read there \(No such file"):
+    with pytest.raises(InputError, match=r"absent.json: cannot be read as a plan \(No such file"):
         read_plan(tmp_path / "absent.json")
-    with pytest.raises(InputError, match=r"no plan can be read there \(Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read as a plan \(Is a directory"):
         read_plan(tmp_path)

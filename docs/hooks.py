@@ -87,7 +87,7 @@ def _value(setting: Mapping[str, Any]) -> str:
         return " or ".join(_value(option) for option in setting["anyOf"] if option.get("type") != "null")
     if setting.get("type") == "array":
         items = setting.get("prefixItems")
-        return f"{len(items)} of {_value(items[0])}" if items else f"list: {_value(setting['items'])}"
+        return f"{len(items)} {_value(items[0])}s" if items else f"list: {_value(setting['items'])}"
     if setting.get("format") == "path":
         return "path"
     return _TYPES.get(setting.get("type", ""), "table")

@@ -37,27 +37,27 @@ class Augmentation:
     resolution and blur cost most, so on a small CPU these four may be set to 0.
 
     Attributes:
-      rotation: of turning about all three axes, by an angle each.
-      rotation_degrees: angle about an axis.
+      rotation: probability of turning about all three axes, by an angle each.
+      rotation_degrees: range of the angle about an axis.
       flat_rotation_degrees: the same for flat patches (`spatial.flat_axis`), which turn about their thin axis only.
-      zoom: of scaling, equally along all axes except a flat patch's thin one.
+      zoom: probability of scaling, equally along all axes except a flat patch's thin one.
       zoom_range: voxels of the volume per voxel of the patch: above 1 makes things smaller.
-      noise: of adding Gaussian noise to all channels.
-      noise_sigma: its standard deviation, in units of the normalised image.
-      blur: of Gaussian blur.
-      blur_channel: of each channel, given blur.
-      blur_sigma: in voxels, drawn for every channel and axis.
-      brightness: of multiplying each channel by a factor.
-      brightness_factor: the factor.
-      contrast: of scaling each channel about its mean within its range.
-      contrast_factor: the factor.
-      low_resolution: of sampling more coarsely and interpolating back.
-      low_resolution_channel: of each channel, given low resolution.
+      noise: probability of adding Gaussian noise to all channels.
+      noise_sigma: standard deviation of the noise, in units of the normalised image.
+      blur: probability of Gaussian blur.
+      blur_channel: probability of blurring each channel, once blur is drawn.
+      blur_sigma: standard deviation in voxels, drawn for every channel and axis.
+      brightness: probability of multiplying each channel by a factor.
+      brightness_factor: range of the factor.
+      contrast: probability of scaling each channel about its mean within its range.
+      contrast_factor: range of the factor.
+      low_resolution: probability of sampling more coarsely and interpolating back.
+      low_resolution_channel: probability for each channel, once low resolution is drawn.
       low_resolution_scale: fraction of the voxels kept along each axis except a flat patch's thin one.
-      inverted_gamma: of the gamma transform of the negative image.
-      gamma: of the gamma transform; both keep each channel's mean and standard deviation.
-      gamma_exponent: its exponent.
-      mirror: of mirroring, for each axis.
+      inverted_gamma: probability of the gamma transform of the negative image.
+      gamma: probability of the gamma transform; both keep each channel's mean and standard deviation.
+      gamma_exponent: range of the exponent.
+      mirror: probability of mirroring, for each axis.
     """
 
     rotation: float = 0.2

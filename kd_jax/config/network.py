@@ -32,7 +32,9 @@ class NetworkConfig:
     it shares, and finds its own in `options`.
     """
 
-    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = MODALITIES
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="modalities that the network sees")] = (
+        MODALITIES
+    )
     features: Annotated[tuple[PositiveInt, ...], Field(min_length=2, description="channels of each stage")] = (
         8,
         16,

@@ -39,7 +39,7 @@ class TeacherConfig(NetworkConfig):
 class StudentConfig(NetworkConfig):
     """A network that sees the modalities a clinic has."""
 
-    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="what the network sees")] = (
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, description="modalities that the network sees")] = (
         "flair",
         "t1ce",
     )

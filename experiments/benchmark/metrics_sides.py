@@ -19,7 +19,7 @@ def ours(**settings: Any) -> Workload:
 
     def score(pair: Pair) -> float:
         scores = region_scores(*pair, SPACING, "nan").values()
-        return sum(region.dice + region.hd95_mm for region in scores)
+        return sum(region["dice"] + region["hd95_mm"] for region in scores)
 
     return _of_all_pairs(score, **settings)
 

@@ -108,7 +108,7 @@ def choose_slice(reference: UInt8[np.ndarray, "d h w"], crop: Box) -> int:
 
 def mean_dice(scores: Mapping[Region, RegionScores]) -> float:
     """Mean over the regions whose Dice is defined; NaN if none is."""
-    known = [s.dice for s in scores.values() if not math.isnan(s.dice)]
+    known = [s["dice"] for s in scores.values() if not math.isnan(s["dice"])]
     return sum(known) / len(known) if known else math.nan
 
 
@@ -211,5 +211,5 @@ def _overlay(classes: UInt8[np.ndarray, "d h"]) -> Float32[np.ndarray, "d h rgba
 
 def _dice_line(scores: Mapping[Region, RegionScores]) -> str:
     return "Dice  " + "  ".join(
-        f"{region} {'-' if math.isnan(s.dice) else format(s.dice, '.2f')}" for region, s in scores.items()
+        f"{region} {'-' if math.isnan(s['dice']) else format(s['dice'], '.2f')}" for region, s in scores.items()
     )

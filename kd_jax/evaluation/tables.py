@@ -17,14 +17,6 @@ from kd_jax.metrics import METRICS, REGIONS, Paired, RegionScores, Summary
 CaseScores = Mapping[Region, RegionScores]
 Summaries = Mapping[Region, Mapping[str, Summary]]
 
-SHOWN: Mapping[str, tuple[str, int]] = {
-    "dice": ("Dice", 3),
-    "hd95_mm": ("HD95 (mm)", 1),
-    "sensitivity": ("Sensitivity", 3),
-    "specificity": ("Specificity", 3),
-}
-"""Metrics in tables: heading and decimals. The files hold all of `metrics.METRICS`."""
-
 
 def write_case_scores(path: Path, scores: Mapping[str, CaseScores]) -> None:
     """Write one row per case with columns `WT_dice`, `WT_hd95_mm`, …, atomically; undefined values are empty.
@@ -36,7 +28,7 @@ def write_case_scores(path: Path, scores: Mapping[str, CaseScores]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", *(f"{region}_{metric}" for region in REGIONS for metric in METRICS)])
     for case, regions in scores.items():
-        values = (getattr(regions[region], metric) for region in REGIONS for metric in METRICS)
+        values = (regions[region][metric] for region in REGIONS for metric in METRICS)
         writer.writerow([case, *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
     write_atomically(path, text.getvalue().encode())
 
@@ -83,16 +75,23 @@ def _table(title: str, *headings: str) -> Table:
 
 def _lines() -> list[tuple[Region, str, str, int]]:
     """Region, metric, heading and decimals of each line of a table."""
-    return [(region, metric, *SHOWN[metric]) for region in REGIONS for metric in SHOWN]
+    return [
+        (region, name, METRICS[name].heading or name, METRICS[name].decimals) for region in REGIONS for name in _shown()
+    ]
+
+
+def _shown() -> list[str]:
+    """The metrics in tables; the files hold all."""
+    return [name for name, metric in METRICS.items() if metric.heading is not None]
 
 
 def _once(region: Region, metric: str) -> str:
     """The region's name, on its first line only."""
-    return region if metric == next(iter(SHOWN)) else ""
+    return region if metric == _shown()[0] else ""
 
 
 def _is_last(metric: str) -> bool:
-    return metric == list(SHOWN)[-1]
+    return metric == _shown()[-1]
 
 
 def _mean(summary: Summary, digits: int) -> str:

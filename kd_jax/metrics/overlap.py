@@ -1,4 +1,4 @@
-"""Metrics of two masks that come from counting voxels."""
+"""Metrics of two masks that follow from counts of voxels."""
 
 import math
 from typing import NamedTuple, Self
@@ -6,11 +6,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool
 
-from kd_jax.metrics.surface import Spacing
+from data_pipeline.conventions import Spacing
 
 
 class Overlap(NamedTuple):
-    """Voxels of two masks, and of the volume they lie in; its metrics are NaN where undefined."""
+    """Counts of voxels in two masks and in the volume around them; a metric is NaN where its formula is undefined."""
 
     both: int
     predicted: int
@@ -18,10 +18,13 @@ class Overlap(NamedTuple):
     volume: int
 
     @classmethod
-    def of(
+    def from_masks(
         cls, prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"], volume: int | None = None
     ) -> Self:
-        """Counts voxels of two masks on one grid, which may be cropped from a `volume` of more voxels."""
+        """Count two masks on one grid; `volume` is the number of voxels of the grid they were cropped from, if any.
+
+        A crop leaves out background only, so it changes nothing but the true negatives, which `volume` restores.
+        """
         both, predicted, present = (
             int(np.count_nonzero(mask)) for mask in (prediction & reference, prediction, reference)
         )
@@ -34,7 +37,7 @@ class Overlap(NamedTuple):
 
     @property
     def sensitivity(self) -> float:
-        """True positives / reference voxels; NaN if the reference is empty."""
+        """True positives / voxels of the reference; NaN if the reference is empty."""
         return _ratio(self.both, self.present)
 
     @property
@@ -45,17 +48,17 @@ class Overlap(NamedTuple):
 
 def dice(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
     """`Overlap.dice` of two masks on one grid."""
-    return Overlap.of(prediction, reference).dice
+    return Overlap.from_masks(prediction, reference).dice
 
 
 def sensitivity(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
     """`Overlap.sensitivity` of two masks on one grid."""
-    return Overlap.of(prediction, reference).sensitivity
+    return Overlap.from_masks(prediction, reference).sensitivity
 
 
 def specificity(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
     """`Overlap.specificity` of two masks on one grid."""
-    return Overlap.of(prediction, reference).specificity
+    return Overlap.from_masks(prediction, reference).specificity
 
 
 def volume_ml(mask: Bool[np.ndarray, "d h w"], spacing: Spacing) -> float:
@@ -64,7 +67,7 @@ def volume_ml(mask: Bool[np.ndarray, "d h w"], spacing: Spacing) -> float:
 
 
 def millilitres(voxels: int, spacing: Spacing) -> float:
-    """Volume of a number of voxels (1 ml = 1000 mm³)."""
+    """Volume of a number of voxels in millilitres (1 ml = 1000 mm³)."""
     return float(voxels * math.prod(spacing) / 1000)
 
 

@@ -2,50 +2,34 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 
-from data_pipeline.conventions import Region, region_mask
-from kd_jax.metrics.overlap import Overlap, millilitres, volume_ml
-from kd_jax.metrics.surface import Spacing, bounding_box, hd95
+from data_pipeline.conventions import Region, Spacing, region_mask
+from kd_jax.metrics.metric import MaskPair, Metric
+from kd_jax.metrics.overlap import volume_ml
+from kd_jax.metrics.registry import METRICS
+from kd_jax.metrics.surface import bounding_box
 
 EmptyRule = Literal["brats", "nan"]
 
 REGIONS: tuple[Region, ...] = get_args(Region)
 
-MISSING_REGION_HD95_MM = math.sqrt(240**2 + 240**2 + 155**2)
-"""BraTS 2019-2021: the diagonal of the SRI24 volume, 373.1287 mm, when one of the two regions is empty."""
+RegionScores = Mapping[str, float]
+"""One region of one case: the value of every metric by its name in `METRICS`. NaN is undefined, left out of means."""
 
-EMPTY_RULES: Mapping[EmptyRule, str] = {
-    "brats": "both empty: Dice 1, HD95 0; one empty: Dice 0, HD95 373.13 mm; "
-    "sensitivity left out where the reference is empty",
-    "nan": "undefined values left out of the mean and counted: Dice where both are empty, HD95 where either is, "
-    "sensitivity where the reference is",
-}
+EMPTY_RULES: Mapping[EmptyRule, str] = MappingProxyType(
+    {
+        "brats": "both empty: Dice 1, HD95 0; one empty: Dice 0, HD95 373.13 mm; "
+        "sensitivity left out where the reference is empty",
+        "nan": "undefined values left out of the mean and counted: Dice where both are empty, HD95 where either is, "
+        "sensitivity where the reference is",
+    }
+)
 """The rules in words, printed with every table."""
-
-
-@dataclass(frozen=True)
-class RegionScores:
-    """One region of one case; field names carry the unit. NaN: undefined and left out of means."""
-
-    dice: float
-    hd95_mm: float
-    sensitivity: float
-    specificity: float
-    volume_ml: float
-    reference_volume_ml: float
-
-    @property
-    def reference_empty(self) -> bool:
-        """The reference has no voxel of this region."""
-        return self.reference_volume_ml == 0
-
-
-METRICS: tuple[str, ...] = tuple(RegionScores.__dataclass_fields__)
 
 
 def region_scores(
@@ -56,41 +40,41 @@ def region_scores(
 ) -> dict[Region, RegionScores]:
     """All metrics of WT, TC and ET for two maps of internal classes on one grid.
 
+    Args:
+      prediction, reference: internal classes (`conventions.CLASSES`) of equal shape.
+      spacing: voxel size in mm along each axis.
+      empty: the rule for regions without a voxel.
+
     Raises:
       ValueError: the maps differ in shape.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
-    box = bounding_box(prediction | reference)  # one pass over the whole maps; all others see only the tumour
+    box = bounding_box(prediction | reference)  # one pass over the whole maps, and then only over what has tumour
     found, truth, volume = prediction[box], reference[box], prediction.size
-    return {r: _scores(region_mask(found, r), region_mask(truth, r), volume, spacing, empty) for r in REGIONS}
+    scores: dict[Region, RegionScores] = {}
+    for region in REGIONS:
+        pair = MaskPair(region_mask(found, region), region_mask(truth, region), spacing, volume)
+        scores[region] = {name: _score(metric, pair, empty) for name, metric in METRICS.items()}
+    return scores
+
+
+def reference_is_empty(scores: RegionScores) -> bool:
+    """Whether the reference has no voxel of this region."""
+    return scores["reference_volume_ml"] == 0
 
 
 def region_volumes_ml(classes: Integer[np.ndarray, "d h w"], spacing: Spacing) -> dict[Region, float]:
-    """Volume in ml of WT, TC and ET in a map of internal classes."""
+    """Volume in ml of WT, TC and ET in a map of internal classes; `spacing` in mm."""
     return {region: volume_ml(region_mask(classes, region), spacing) for region in REGIONS}
 
 
-def _scores(
-    prediction: Bool[np.ndarray, "d h w"],
-    reference: Bool[np.ndarray, "d h w"],
-    volume: int,
-    spacing: Spacing,
-    empty: EmptyRule,
-) -> RegionScores:
-    """Scores of two masks that are cropped from a volume of `volume` voxels."""
-    overlap = Overlap.of(prediction, reference, volume)
-    dice, distance = overlap.dice, hd95(prediction, reference, spacing)
-    if empty == "brats":
-        both_empty = math.isnan(dice)
-        dice = 1.0 if both_empty else dice
-        if math.isnan(distance):
-            distance = 0.0 if both_empty else MISSING_REGION_HD95_MM
-    return RegionScores(
-        dice=dice,
-        hd95_mm=distance,
-        sensitivity=overlap.sensitivity,
-        specificity=overlap.specificity,
-        volume_ml=millilitres(overlap.predicted, spacing),
-        reference_volume_ml=millilitres(overlap.present, spacing),
-    )
+def _score(metric: Metric, pair: MaskPair, empty: EmptyRule) -> float:
+    """The value of one metric; where it is undefined, what the rule makes of it."""
+    value = float(metric.compute(pair))
+    if empty == "nan" or not math.isnan(value):
+        return value
+    overlap = pair.overlap
+    both_empty = overlap.predicted == overlap.present == 0
+    one_empty = overlap.predicted == 0 or overlap.present == 0
+    return metric.both_empty if both_empty else metric.one_empty if one_empty else value

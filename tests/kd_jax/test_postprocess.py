@@ -136,7 +136,7 @@ def test_the_dice_of_regions_is_that_of_the_maps(name, min_ml):
         scores = []
         for prediction, reference in zip(GOLDEN[f"{name}/prediction"], GOLDEN[f"{name}/reference"], strict=True):
             after = prediction if min_ml is None else remove_small_enhancing(prediction, MM, min_ml)
-            scores.append(region_scores(after, reference, MM, "brats")[region].dice)
+            scores.append(region_scores(after, reference, MM, "brats")[region]["dice"])
         assert region_dice(cases, (), region, min_ml) == pytest.approx(np.mean(scores), abs=1e-12)
 
 
@@ -243,7 +243,7 @@ def test_held_out_cases_of_all_runs_decide_together(folds, data, capsys):
                     scores[when].append(region_scores(found, reference, geometry.spacing, "brats"))
     for when, cases in scores.items():
         for region, dice in rule.region_dice[when].items():
-            assert dice == pytest.approx(np.mean([case[region].dice for case in cases]), abs=1e-12)
+            assert dice == pytest.approx(np.mean([case[region]["dice"] for case in cases]), abs=1e-12)
     out = capsys.readouterr().out
     assert "largest of foreground" in out and "below 0.001 ml becomes NCR" in out and describe(rule) in out
     written = (folds[0] / "postprocessing.json").read_bytes()

@@ -1,3 +1,4 @@
+import csv
 import math
 
 import numpy as np
@@ -8,12 +9,15 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from data_pipeline.conventions import REGION_CLASSES
+from kd_jax.evaluation.tables import as_json, comparison_table, summary_table, write_case_scores
 from kd_jax.metrics import (
+    METRICS,
     MISSING_REGION_HD95_MM,
     REGIONS,
-    RegionScores,
+    Metric,
     dice,
     hd95,
+    reference_is_empty,
     region_scores,
     region_volumes_ml,
     sensitivity,
@@ -160,10 +164,10 @@ def test_region_scores_of_a_hand_made_case():
     reference[1, 1, 1] = 1
     prediction = np.where(reference == 1, 2, reference)  # the core is taken for oedema
     scores = region_scores(prediction, reference, ISOTROPIC, "brats")
-    assert scores["WT"].dice == 1 and scores["WT"].hd95_mm == 0
-    assert scores["TC"].dice == 0 and scores["TC"].hd95_mm == pytest.approx(373.1287, abs=1e-4)
-    assert scores["TC"].sensitivity == 0 and scores["TC"].reference_volume_ml == pytest.approx(0.001)
-    assert scores["ET"].dice == 1 and scores["ET"].hd95_mm == 0 and scores["ET"].reference_empty
+    assert scores["WT"]["dice"] == 1 and scores["WT"]["hd95_mm"] == 0
+    assert scores["TC"]["dice"] == 0 and scores["TC"]["hd95_mm"] == pytest.approx(373.1287, abs=1e-4)
+    assert scores["TC"]["sensitivity"] == 0 and scores["TC"]["reference_volume_ml"] == pytest.approx(0.001)
+    assert scores["ET"]["dice"] == 1 and scores["ET"]["hd95_mm"] == 0 and reference_is_empty(scores["ET"])
 
 
 @pytest.mark.parametrize(
@@ -181,9 +185,37 @@ def test_empty_regions_follow_the_rule(predicted, present, rule, expected):
     prediction, reference = (np.zeros((4, 4, 4), np.uint8) for _ in range(2))
     prediction[1, 1, 1], reference[1, 1, 1] = predicted, present
     for scores in region_scores(prediction, reference, ISOTROPIC, rule).values():
-        assert (scores.dice, scores.hd95_mm) == pytest.approx(expected, nan_ok=True)
-        assert math.isnan(scores.sensitivity) == (present == 0)
-        assert scores.reference_empty == (present == 0)
+        assert (scores["dice"], scores["hd95_mm"]) == pytest.approx(expected, nan_ok=True)
+        assert math.isnan(scores["sensitivity"]) == (present == 0)
+        assert reference_is_empty(scores) == (present == 0)
+
+
+def test_a_registered_metric_is_in_every_file_and_table(monkeypatch, tmp_path):
+    def missed_ml(pair):
+        return float((pair.reference & ~pair.prediction).sum() * np.prod(pair.spacing) / 1000)
+
+    monkeypatch.setitem(METRICS, "missed_ml", Metric(missed_ml, "Missed (ml)", decimals=2))
+    reference = np.full((2, 3, 5), 3, np.uint8)
+    prediction = reference.copy()
+    prediction[0, 0, :2] = 0
+    scores = region_scores(prediction, reference, (10.0, 10.0, 10.0), "brats")
+    assert [region["missed_ml"] for region in scores.values()] == [2.0] * 3
+    write_case_scores(tmp_path / "cases.csv", {"a": scores})
+    with (tmp_path / "cases.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["TC_missed_ml"]) == 2.0
+    paired = summarise_pairs([scores], [scores])
+    assert as_json(paired.first)["ET"]["missed_ml"]["mean"] == 2.0
+    for table in (summary_table("one", paired.first), comparison_table("two", paired)):
+        assert list(table.columns[1].cells).count("Missed (ml)") == 3
+        assert list(table.columns[2].cells)[-1] == "2.00"
+
+
+def test_a_metric_without_a_heading_is_in_the_files_alone():
+    reference = np.full((2, 2, 2), 3, np.uint8)
+    summaries = summarise_cases([region_scores(reference, reference, ISOTROPIC, "brats")])
+    assert "volume_ml" in as_json(summaries)["WT"]
+    assert set(summary_table("", summaries).columns[1].cells) == {"Dice", "HD95 (mm)", "Sensitivity", "Specificity"}
 
 
 def test_maps_of_different_shape_are_refused():
@@ -247,11 +279,11 @@ def test_the_scores_of_a_case_are_those_of_its_regions(first, second):
     prediction, reference, spacing = nested(first), nested(second), (1.0, 2.0, 0.5)
     for region, scores in region_scores(prediction, reference, spacing, "nan").items():
         a, b = (np.isin(classes, REGION_CLASSES[region]) for classes in (prediction, reference))
-        assert scores == RegionScores(
-            dice(a, b),
-            hd95(a, b, spacing),
-            sensitivity(a, b),
-            specificity(a, b),
-            volume_ml(a, spacing),
-            volume_ml(b, spacing),
-        )
+        assert scores == {
+            "dice": dice(a, b),
+            "hd95_mm": hd95(a, b, spacing),
+            "sensitivity": sensitivity(a, b),
+            "specificity": specificity(a, b),
+            "volume_ml": volume_ml(a, spacing),
+            "reference_volume_ml": volume_ml(b, spacing),
+        }

@@ -1,4 +1,4 @@
-"""Worker processes: how many are of use, and one task for every case of a data set."""
+"""Worker processes: how many to use, and one task for every case of a data set."""
 
 import multiprocessing
 import os

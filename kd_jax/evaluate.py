@@ -25,7 +25,8 @@ from data_pipeline.errors import InputError, one_line
 from data_pipeline.files import ensure_writable, write_json
 from data_pipeline.layouts.find import describe
 from data_pipeline.reading.checks import check_same_grid
-from data_pipeline.reading.nifti import read_label, write_label
+from data_pipeline.reading.nifti import read_label
+from data_pipeline.reading.write_back import write_label
 from kd_jax.config.options import add_network_options
 from kd_jax.evaluation.cases import EvaluationData, Part, evaluation_data, refuse_other_data
 from kd_jax.evaluation.picture import take_classes, take_view

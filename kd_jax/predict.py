@@ -19,7 +19,7 @@ from data_pipeline.files import ensure_writable, write_json
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import SEVERITIES, Refusal
-from data_pipeline.reading.nifti import write_label, write_probabilities
+from data_pipeline.reading.write_back import write_label, write_probabilities
 from kd_jax.config.options import add_network_options
 from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
 from kd_jax.metrics import region_volumes_ml

@@ -32,7 +32,7 @@ class PreprocessingSettings:
     ignore_affine: bool
 
     def describe(self, case: Case) -> dict[str, Any]:
-        """Everything besides the files that determines a case's arrays, as JSON values."""
+        """Everything except the files that determines a case's arrays, as JSON values."""
         return {
             "version": VERSION,
             "spacing": list(self.spacing),

@@ -39,7 +39,7 @@ class Phantom:
     Attributes:
       images: one scan per modality, 0 outside the brain.
       label: internal classes 0 to 3.
-      properties: what was drawn for the tumour.
+      properties: of the tumour, as drawn.
     """
 
     images: dict[Modality, Int16[np.ndarray, "d h w"]]

@@ -11,7 +11,8 @@ from data_pipeline.cache.entry import PreparedCase
 from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches.augment import Augmentation
-from data_pipeline.patches.loader import LoaderSettings, batches_on_demand, training_batches
+from data_pipeline.patches.loader import training_batches
+from data_pipeline.patches.stream import LoaderSettings, batches_on_demand
 from experiments.benchmark.prepare_task import SPACING
 from experiments.benchmark.scaling_loader import memory_of_tree
 from experiments.benchmark.sides import OURS

@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from data_pipeline.cache.entry import PreparedCase
 from data_pipeline.cache.fill import prepare_cases
 from data_pipeline.layouts.find import find_cases
-from data_pipeline.patches.loader import Batches, LoaderSettings, training_batches
+from data_pipeline.patches.loader import Batches, training_batches
+from data_pipeline.patches.stream import LoaderSettings
 from data_pipeline.phantom.data_set import case_name
 from experiments.benchmark.prepare_task import write_noise
 

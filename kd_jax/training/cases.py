@@ -14,8 +14,8 @@ from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import describe, find_cases
-from data_pipeline.patches.loader import LoaderSettings
 from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION
+from data_pipeline.patches.stream import LoaderSettings
 from data_pipeline.phantom.data_set import phantom_folder
 from data_pipeline.workers import available_cores
 from kd_jax.config.schema import Config, DataConfig

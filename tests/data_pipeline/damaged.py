@@ -1,4 +1,4 @@
-"""A library of damaged cases: what is done to a good one, and what must be said of it.
+"""A library of damaged cases: the damage done to a good case, and the finding it must lead to.
 
 Each damage is a row of the table of checks or a combination of rows. `severity` and `found` are what the
 check must say; a case with an error must be refused by `load_subject` with the same words, any other
@@ -29,8 +29,8 @@ class Damage:
 
     Attributes:
       name: for the test's id.
-      spoil: file by role ("t1", ..., "seg"), each with what is done to it.
-      severity: of the finding that must be there; None for what is mended without a word.
+      spoil: file by role ("t1", ..., "seg"), each with the damage done to it.
+      severity: of the expected finding; None for damage that is repaired silently.
       found: must be part of that finding.
       layout: of the case.
       also: parts of other findings that must be there.
@@ -187,7 +187,7 @@ ERRORS = (
     Damage("label Inf", {"seg": one(np.inf)}, "error", "found the label value inf, expected integers"),
     Damage("label -Inf", {"seg": one(-np.inf)}, "error", "found the label value -inf, expected integers"),
     Damage("label of two volumes", {"seg": voxels(lambda v: np.stack([v, v], -1))}, "error", "expected one 3-D volume"),
-    # Several at once: all are said.
+    # Several at once: all are reported.
     Damage(
         "four files",
         {"t1": content(lambda b: b[:-200]), "t2": one(np.nan), "flair": voxels(lambda v: v[:-1]), "seg": one(7)},
@@ -203,7 +203,7 @@ ERRORS = (
         also=tuple(f"_{m}.nii.gz: the file has zero bytes" for m in ("t1ce", "t2", "flair")),
     ),
     Damage(
-        "an error beside a warning",
+        "an error and a warning",
         {"seg": voxels(lambda v: v[:-1]), "t1ce": voxels(noise)},
         "error",
         "shape (13, 16, 12) differs",

@@ -32,7 +32,7 @@ def stored(classes: np.ndarray, values: Values) -> np.ndarray:
 def _suffixed(
     home: str, values: Values, names: tuple[str, ...], extension: str = ".nii.gz"
 ) -> Callable[[Path, int, Case], None]:
-    """A case's files beside each other; `names` are T1, T1CE, T2, FLAIR and the label, `home/stem` with a number."""
+    """A case's files in one folder; `names` are T1, T1CE, T2, FLAIR and the label, `home/stem` with a number."""
 
     def write(root: Path, number: int, case: Case) -> None:
         images, classes = case

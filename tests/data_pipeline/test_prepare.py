@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.prepare`, beside what training does."""
+"""`python -m data_pipeline.prepare` does what training does before it starts."""
 
 import re
 import shutil
@@ -27,9 +27,9 @@ def cache(tmp_path):
 
 def test_training_finds_what_the_command_prepared(data, cache, capsys):
     assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 0
-    said = capsys.readouterr()
-    assert "2 cases, 0 already prepared" in said.err
-    assert re.fullmatch(f"2 cases in {re.escape(str(cache / 'prepared'))}, 0\\.\\d MB\n", said.out)
+    printed = capsys.readouterr()
+    assert "2 cases, 0 already prepared" in printed.err
+    assert re.fullmatch(f"2 cases in {re.escape(str(cache / 'prepared'))}, 0\\.\\d MB\n", printed.out)
     entries = set(prepared_folder(cache).iterdir())
     found = prepare_cases(find_cases(data), (1, 1, 1), prepared_folder(cache), workers=0, progress=False)
     assert {entry.folder for entry in found} == entries == set(prepared_folder(cache).iterdir())
@@ -105,9 +105,9 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(data, cache, capsys
 def test_what_is_wrong_is_an_error_of_one_line_each(data, cache, tmp_path, capsys):
     find_cases(data)[0].images["t1"].write_bytes(b"")
     assert main([str(data), "--cache", str(cache), "--workers", "0"]) == 2
-    said = capsys.readouterr().err
-    assert "error: 1 of 2 cases cannot be used; repair them" in said and "them out with --skip-bad:" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "error: 1 of 2 cases cannot be used; repair them" in printed and "them out with --skip-bad:" in printed
+    assert "Traceback" not in printed
     assert main([str(data), "--cache", str(cache), "--workers", "0", "--skip-bad"]) == 0
     assert main([str(data), "--cache", str(cache), "--spacing", "1", "0", "1"]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2

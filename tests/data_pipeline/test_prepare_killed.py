@@ -31,9 +31,9 @@ def start(data: Path, cache: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    said = process.communicate(timeout=120)[0].decode()
-    assert process.returncode == 0, said
-    return said
+    printed = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 0, printed
+    return printed
 
 
 def contents(cache: Path) -> dict[str, bytes | None]:
@@ -105,8 +105,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(place, undisturbe
         halves += bool(left)
     print(f"{KILLS} kills, {running} of a command that ran, {halves} left a half-written case")
     assert running > KILLS // 2
-    said = finish(start(place / "data", cache))
-    assert f"{CASES} cases in {cache / 'prepared'}" in said
+    printed = finish(start(place / "data", cache))
+    assert f"{CASES} cases in {cache / 'prepared'}" in printed
     assert contents(cache) == expected
 
 

@@ -262,14 +262,14 @@ def test_prepared_cases_travel_to_other_processes(tmp_path, rng):
 def test_what_there_is_to_do_is_said_first(tmp_path, rng, capsys):
     cases = folder_of(tmp_path / "data", rng, 2)
     prepare_cases(cases[:1], 2.0, tmp_path / "cache", workers=0)
-    said = capsys.readouterr().err
-    assert said.startswith(f"1 cases, 0 already prepared in {tmp_path / 'cache'}\n1 to prepare: about ")
-    assert "Preparing cases: 100%" in said
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"1 cases, 0 already prepared in {tmp_path / 'cache'}\n1 to prepare: about ")
+    assert "Preparing cases: 100%" in printed
     prepare_cases(cases, 2.0, tmp_path / "cache", workers=0)
     assert "2 cases, 1 already prepared" in capsys.readouterr().err
     prepare_cases(cases, 2.0, tmp_path / "cache", workers=0)
-    said = capsys.readouterr().err
-    assert "2 cases, 2 already prepared" in said and "Preparing cases" not in said
+    printed = capsys.readouterr().err
+    assert "2 cases, 2 already prepared" in printed and "Preparing cases" not in printed
 
 
 def test_cached_cases_count_among_those_that_can_be_used(tmp_path, rng):

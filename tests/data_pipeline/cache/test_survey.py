@@ -1,4 +1,4 @@
-"""What is said before cases are prepared: cached, changed, disk use."""
+"""The survey before cases are prepared: cached, changed, disk use."""
 
 import shutil
 from types import MappingProxyType, SimpleNamespace

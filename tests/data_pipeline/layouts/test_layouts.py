@@ -1,4 +1,4 @@
-"""Every layout of the field, written from the same cases, and what is found in it."""
+"""Every layout of the field, written from the same cases, gives the same cases back."""
 
 import re
 
@@ -10,7 +10,8 @@ from data_pipeline.conventions import MODALITIES, region_mask
 from data_pipeline.layouts.find import describe, find_cases
 from data_pipeline.layouts.table import LAYOUTS
 from data_pipeline.preprocessing.subject import load_subject
-from data_pipeline.reading.nifti import read_image, read_label, write_label
+from data_pipeline.reading.nifti import read_image, read_label
+from data_pipeline.reading.write_back import write_label
 from tests.data_pipeline.layout_sets import CASES, SETS, source_cases, write_set
 
 

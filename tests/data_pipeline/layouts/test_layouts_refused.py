@@ -1,4 +1,4 @@
-"""Names that leave something open, and files that describe a data set wrongly: what is said."""
+"""Names that leave something open, and files that describe a data set wrongly: the errors."""
 
 import json
 import re

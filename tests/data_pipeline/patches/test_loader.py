@@ -20,7 +20,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.patches import loader
 from data_pipeline.patches.augment import Augmentation
-from data_pipeline.patches.loader import LoaderSettings, batches_on_demand, training_batches, validation_batches
+from data_pipeline.patches.loader import training_batches, validation_batches
+from data_pipeline.patches.stream import LoaderSettings, batches_on_demand
 from tests.data_pipeline.cases import write_case
 from tests.data_pipeline.fakes import digest, make_case, patches_read
 
@@ -190,7 +191,8 @@ def test_without_workers_two_threads_read_two_batches_ahead_and_end(tmp_path):
 INTERRUPTED = """
 import faulthandler, os, signal, sys, time
 from pathlib import Path
-from data_pipeline.patches.loader import LoaderSettings, training_batches
+from data_pipeline.patches.loader import training_batches
+from data_pipeline.patches.stream import LoaderSettings
 from tests.data_pipeline.fakes import digest, make_case
 
 def main():

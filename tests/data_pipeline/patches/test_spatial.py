@@ -23,7 +23,7 @@ def golden():
 
 @pytest.mark.parametrize("number", range(5))
 def test_turned_patches_are_nnunets(golden, number):
-    """Angles, zoom, what is read beyond patch and volume, the label's rule; the last two patches are flat."""
+    """Angles, zoom, values beyond patch and volume, the label's rule; the last two patches are flat."""
     start, patch, degrees, zooms, image, label = (
         golden[f"turn/{number}/{name}"] for name in ("start", "patch", "degrees", "zooms", "image", "label")
     )

@@ -11,7 +11,7 @@ from data_pipeline.phantom.grid import Grid
 
 
 def slab(shape=(24, 20, 18)):
-    """White matter beside grey matter, with fluid at one end."""
+    """White matter next to grey matter, with fluid at one end."""
     wm = np.ones(shape, np.float32)
     wm[:, 12:] = 0
     gm = 1 - wm

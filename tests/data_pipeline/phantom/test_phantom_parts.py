@@ -21,8 +21,8 @@ def test_field_is_standard_normal_with_the_correlation_of_its_gaussian():
     values = np.stack(fields)
     assert values.mean() == pytest.approx(0, abs=0.05)
     assert values.std() == pytest.approx(1, abs=0.04)
-    apart = (values[:, :-3] * values[:, 3:]).mean() / (values**2).mean()
-    assert apart == pytest.approx(np.exp(-1 / 4), abs=0.03)
+    correlation = (values[:, :-3] * values[:, 3:]).mean() / (values**2).mean()
+    assert correlation == pytest.approx(np.exp(-1 / 4), abs=0.03)
 
 
 def test_field_does_not_depend_on_the_spacing():

@@ -1,4 +1,4 @@
-"""The fingerprint beside nnU-Net's own (tests/golden/fingerprint.npz) and beside what follows by hand."""
+"""The fingerprint against nnU-Net's own (tests/golden/fingerprint.npz) and against figures computed by hand."""
 
 from pathlib import Path
 

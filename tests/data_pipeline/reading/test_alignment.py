@@ -66,7 +66,7 @@ def test_of_two_moved_images_either_may_be_the_one(case):
     )
 
 
-def test_two_moved_together_are_told_from_the_others(case):
+def test_two_images_moved_together_are_named(case):
     images, _ = case
     for m in ("t2", "flair"):
         images[m] = moved(images[m], 0, 2)

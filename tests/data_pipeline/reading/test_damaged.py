@@ -34,14 +34,14 @@ def test_the_library_is_large_and_its_names_differ():
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
-def test_the_check_says_it(tmp_path, damage):
+def test_the_check_reports_it(tmp_path, damage):
     report = check_case(damaged(tmp_path, damage), **damage.options)
     if damage.severity is None:
         assert report.findings == ()
         return
     severity = "note" if damage.severity == MISSING else damage.severity
-    said = [str(finding) for finding in report.findings if finding.severity == severity]
-    assert any(damage.found in line for line in said), said
+    printed = [str(finding) for finding in report.findings if finding.severity == severity]
+    assert any(damage.found in line for line in printed), printed
     everything = "\n".join(map(str, report.findings))
     assert all(part in everything for part in damage.also)
     # Nothing worse than what the table says.

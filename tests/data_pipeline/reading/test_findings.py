@@ -18,8 +18,8 @@ def test_what_many_cases_share_is_said_once_and_the_rest_is_counted():
     thick = [(case, Finding("warning", Path(f"/d/{case}.nii"), "5 mm", "resampled")) for case in cases]
     swap = ("case3", Finding("warning", Path("/d/t2.nii"), "looks like FLAIR", "compare"))
     findings = [*thick, swap, ("case1", Finding("note", None, "no t1", ""))]
-    said = digest(findings, "warning", shown=9)
-    assert said == [
+    printed = digest(findings, "warning", shown=9)
+    assert printed == [
         f"warning: 5 mm; resampled (in {REPEATED + 1} cases)",
         "warning: case3: t2.nii: looks like FLAIR; compare",
     ]

@@ -1,4 +1,4 @@
-"""A case in any orientation is the same case, and what is predicted for it lies on the grid it came from."""
+"""A case in any orientation is the same case, and its prediction lies on the grid of its files."""
 
 import itertools
 import zlib
@@ -15,7 +15,8 @@ from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
-from data_pipeline.reading.nifti import read_label, write_label
+from data_pipeline.reading.nifti import read_label
+from data_pipeline.reading.write_back import write_label
 from tests.data_pipeline.cases import tiny_classes, tiny_images
 
 SHAPE = 15, 18, 12

@@ -1,4 +1,4 @@
-"""The commands that findings bring are run as they are printed, and mend what was found."""
+"""The commands of findings, run as they are printed, mend the files."""
 
 import os
 import subprocess

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from data_pipeline.conventions import CONVENTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.reading.nifti import read_image, read_label, write_label, write_probabilities
+from data_pipeline.reading.nifti import read_image, read_label
+from data_pipeline.reading.write_back import write_label, write_probabilities
 from tests.data_pipeline.cases import SRI24, labels, write_nifti
 
 BRATS = CONVENTIONS["brats2018"]
@@ -180,7 +181,7 @@ def test_probabilities_are_on_the_original_grid(tmp_path, rng, permutation, flip
 
 
 @pytest.mark.parametrize("name", ["p.nii", "p.nii.gz"])
-def test_writing_takes_little_memory_beside_the_values(tmp_path, rng, name):
+def test_writing_takes_little_memory_on_top_of_the_values(tmp_path, rng, name):
     volume = read_image(write_nifti(tmp_path / "a.nii", rng.normal(size=(50, 60, 70)).astype(np.float32)))
     values = rng.random((50, 60, 70, 4), np.float32)  # 3.4 MB
     tracemalloc.start()

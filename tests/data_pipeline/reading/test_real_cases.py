@@ -1,4 +1,4 @@
-"""The four real cases that lie beside the repository on a developer's machine."""
+"""The four real cases next to the repository on a developer's machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,9 @@ from data_pipeline.check.dataset import check_dataset
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
-from data_pipeline.reading.nifti import read_label, write_label
+from data_pipeline.reading.nifti import read_label
 from data_pipeline.reading.scan import inspect_case
+from data_pipeline.reading.write_back import write_label
 
 DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 

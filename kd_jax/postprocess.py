@@ -13,17 +13,16 @@ from typing import get_args
 
 from rich.console import Console
 
-from data_pipeline.case import Case
 from data_pipeline.command_line import add_naming_options, run_command
-from data_pipeline.conventions import Region, without_cavity
+from data_pipeline.conventions import Region
 from data_pipeline.errors import InputError
 from data_pipeline.files import ensure_writable
-from data_pipeline.reading.checks import check_same_grid
-from data_pipeline.reading.nifti import read_label
 from kd_jax.config.options import add_network_options
 from kd_jax.config.schema import Outputs
 from kd_jax.evaluation.cases import EvaluationData, evaluation_data
-from kd_jax.inference.segmenter import Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.inference.cases import Task, missing_modalities, segment_cases
+from kd_jax.inference.findings import print_findings
+from kd_jax.inference.segmenter import Segmenter, load_segmenter
 from kd_jax.metrics import REGIONS
 from kd_jax.postprocessing.choice import millilitres
 from kd_jax.postprocessing.decision import (
@@ -55,11 +54,12 @@ def main(arguments: Sequence[str]) -> int:
     segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
     data = evaluation_data(args.runs, args.data, args.label_map, args.layout)
     _refuse_trained_on(data, args.runs)
-    _refuse_unusable(segmenter, data)
+    tasks = data.tasks({segmenter.name: segmenter}, ignore_affine=args.ignore_affine)
+    _refuse_unusable(tasks)
     _refuse_existing(segmenter, overwrite=args.overwrite)
     for run in args.runs:
         ensure_writable(run)
-    counts = dict(_count(segmenter, data, PARTS[args.parts or segmenter.outputs], ignore_affine=args.ignore_affine))
+    counts = dict(_count(tasks, PARTS[args.parts or segmenter.outputs]))
     decided_on = DecidedOn(
         runs={str(member.run): member.step for member in segmenter.members},
         cases=tuple(sorted(counts)),
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="folder of a run, as kd_jax.train printed it; give the runs of all folds, each scores what it held out",
     )
-    add_network_options(parser, ("student", "teacher"), get_args(Which))
+    add_network_options(parser, get_args(Which))
     parser.add_argument(
         "--min-et",
         type=millilitres,
@@ -125,16 +125,14 @@ def _refuse_trained_on(data: EvaluationData, runs: Sequence[Path]) -> None:
         )
 
 
-def _refuse_unusable(segmenter: Segmenter, data: EvaluationData) -> None:
-    """A rule holds for the cases it was decided on, so all of them must be there: said before the work."""
-    for scorer, cases, _ in _work(segmenter, data):
-        for case in cases:
-            if case.label is None:
-                raise InputError(f"{case.id}: has no label, and a decision needs every one; add it, or leave it out")
-            if missing := missing_modalities(case, scorer.modalities):
-                raise InputError(
-                    f"{case.id}: has no {', '.join(missing)}, which the {scorer.name} needs; add the files"
-                )
+def _refuse_unusable(tasks: Sequence[Task]) -> None:
+    """A rule holds for the cases it was decided on, so all of them must be there: checked before the work."""
+    for task in tasks:
+        if task.case.label is None:
+            raise InputError(f"{task.case.id}: has no label, and a decision needs every one; add it, or leave it out")
+        for name, segmenter in task.segmenters.items():
+            if missing := missing_modalities(task.case, segmenter):
+                raise InputError(f"{task.case.id}: has no {', '.join(missing)}, which the {name} needs; add the files")
 
 
 def _refuse_existing(segmenter: Segmenter, *, overwrite: bool) -> None:
@@ -145,30 +143,24 @@ def _refuse_existing(segmenter: Segmenter, *, overwrite: bool) -> None:
             )
 
 
-def _work(segmenter: Segmenter, data: EvaluationData) -> Iterator[tuple[Segmenter, Sequence[Case], bool]]:
-    """Who scores which cases, and whether their affines may differ; in a cross-validation each run its own."""
-    scorers = segmenter.apart() if len(data.parts) > 1 else (segmenter,)
-    for scorer, part in zip(scorers, data.parts, strict=True):
-        yield scorer, part.cases, part.ignore_affine
+def _count(tasks: Sequence[Task], parts: Sequence[LabelOrRegion]) -> Iterator[tuple[str, CaseCounts]]:
+    """Segment every case and keep what the decision needs of it, by case id.
 
+    Raises:
+      InputError: a file of a case cannot be used.
+    """
 
-def _count(
-    segmenter: Segmenter, data: EvaluationData, parts: Sequence[LabelOrRegion], *, ignore_affine: bool
-) -> Iterator[tuple[str, CaseCounts]]:
-    """Segment every case and keep what the decision needs of it, by case id."""
-    number = 0
-    for scorer, cases, affines_may_differ in _work(segmenter, data):
-        loose = ignore_affine or affines_may_differ
-        for case in cases:
-            number += 1
-            print(f"{scorer.name} {number}/{data.count} {case.id}", file=sys.stderr)
-            if case.label is None:
-                raise ValueError(f"{case.id} has no label")
-            reference, geometry = read_label(case.label, case.convention)
-            segmentation = segment_case(scorer, case, ignore_affine=loose)
-            check_same_grid(segmentation.subject.reference, geometry, ignore_affine=loose)
-            spacing = segmentation.subject.reference.spacing
-            yield case.id, count_case(segmentation.classes, without_cavity(reference), spacing, parts)
+    def announce(number: int, task: Task) -> None:
+        print(f"[{number}/{len(tasks)}] {task.case.id}", file=sys.stderr, flush=True)
+
+    for outcome in segment_cases(tasks, labelled=True, announce=announce):
+        if outcome.problem is not None:
+            raise outcome.problem
+        segmentation, reference = outcome.segmentation, outcome.reference
+        assert segmentation is not None and reference is not None  # unusable cases were refused before
+        print_findings(segmentation.findings, outcome.case.id, set(), sys.stderr)
+        spacing = segmentation.subject.reference.spacing
+        yield outcome.case.id, count_case(segmentation.classes, reference, spacing, parts)
 
 
 def _decide(counts: dict[str, CaseCounts], decided_on: DecidedOn, thresholds_ml: Sequence[float]) -> Postprocessing:

@@ -18,10 +18,12 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import ensure_writable, write_json
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.layouts.unused import unused_files
-from data_pipeline.reading.findings import SEVERITIES, Refusal
+from data_pipeline.reading.findings import Refusal
 from data_pipeline.reading.write_back import write_label, write_probabilities
 from kd_jax.config.options import add_network_options
-from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter, missing_modalities, segment_case
+from kd_jax.inference.cases import Outcome, Task, missing_modalities, segment_cases
+from kd_jax.inference.findings import print_findings
+from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.models.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
@@ -33,38 +35,36 @@ FAILURES_FILE = "failures.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the command line asks for every case."""
+class ResultFiles:
+    """Where the results of every case go.
 
-    output: Path
+    Attributes:
+      folder: of all of them.
+      probabilities: whether there are maps of those as well.
+    """
+
+    folder: Path
     probabilities: bool
-    label_map: str | None
-    layout: str | None
-    ignore_affine: bool
-    accept_raw: bool
 
     def label_path(self, case: Case) -> Path:
         """Where the label map of a case goes."""
-        return self.output / f"{case.id}.nii.gz"
+        return self.folder / f"{case.id}.nii.gz"
 
     def probabilities_path(self, case: Case) -> Path:
         """Where the class probabilities of a case go."""
-        return self.output / f"{case.id}_probabilities.nii.gz"
+        return self.folder / f"{case.id}_probabilities.nii.gz"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Predict as the command line says; returns 1 if a case could not be segmented."""
     args = _parser().parse_args(arguments)
-    settings = Settings(
-        args.output, args.probabilities, args.label_map, args.layout, args.ignore_affine, args.accept_raw
-    )
+    files = ResultFiles(args.output, args.probabilities)
     cases = find_cases(args.input, args.label_map, args.layout)
     if not args.overwrite:
-        _refuse_existing(cases, settings)
+        _refuse_existing(cases, files)
     segmenter = load_segmenter(args.runs, args.network, args.checkpoint, mirror=args.mirror)
-    members = [(member.run, member.name) for member in segmenter.members]
-    chosen = choose_postprocessing(args.postprocess, members, args.min_et)
-    ensure_writable(settings.output)
+    chosen = choose_postprocessing(args.postprocess, segmenter.origins, args.min_et)
+    ensure_writable(files.folder)
     print(DISCLAIMER)
     for member in segmenter.members:
         print(f"{member.name} of {member.run}, step {member.step}, uses {', '.join(member.modalities)}")
@@ -73,18 +73,23 @@ def main(arguments: Sequence[str]) -> int:
     print(chosen.line)
     for finding in unused_files([args.input], cases):
         print(f"{finding.severity}: {finding}")
-    failures = {}
-    for number, case in enumerate(cases, 1):
-        print(f"[{number}/{len(cases)}] {_describe(case, segmenter, settings)}", flush=True)
-        try:
-            segmentation = _segment(segmenter, case, chosen.rule, settings)
-        except InputError as error:
-            failures[case.id] = error.with_commands() if isinstance(error, Refusal) else str(error)
-            print(f"error: {case.id}: {failures[case.id]}", file=sys.stderr, flush=True)
-            continue
-        # Not inside the try: where the results of one case cannot be written, no other's can.
-        _write(segmentation, segmenter, case, settings)
-    return _finish(failures, len(cases), settings)
+    outcomes = segment_cases(
+        [Task(case, {segmenter.name: segmenter}, args.ignore_affine) for case in cases],
+        probabilities=files.probabilities,
+        refuse_raw=not args.accept_raw,
+        announce=lambda number, task: print(
+            f"[{number}/{len(cases)}] {_describe(task.case, segmenter, args.layout, args.label_map)}", flush=True
+        ),
+    )
+    failures: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.segmentation is None:
+            failures[outcome.case.id] = _explain(outcome, segmenter)
+            print(f"error: {outcome.case.id}: {failures[outcome.case.id]}", file=sys.stderr, flush=True)
+        else:
+            print_findings(outcome.segmentation.findings, outcome.case.id, set(), sys.stdout)
+            _write(_postprocessed(outcome.segmentation, chosen.rule), segmenter, outcome.case, files)
+    return _finish(failures, len(cases), files)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case or of many, or a CSV file")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")
-    add_network_options(parser, ("student", "teacher"), get_args(Which))
+    add_network_options(parser, get_args(Which))
     parser.add_argument(
         "--probabilities",
         action="store_true",
@@ -123,20 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_existing(cases: Sequence[Case], settings: Settings) -> None:
-    paths = [settings.label_path(case) for case in cases]
-    if settings.probabilities:
-        paths += [settings.probabilities_path(case) for case in cases]
+def _refuse_existing(cases: Sequence[Case], files: ResultFiles) -> None:
+    paths = [files.label_path(case) for case in cases]
+    if files.probabilities:
+        paths += [files.probabilities_path(case) for case in cases]
     if existing := [path for path in paths if path.exists()]:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise InputError(f"{existing[0]}{more}: already there; choose another --output, or pass --overwrite")
 
 
-def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
-    """One line on what was found in a case and what is made of it."""
+def _describe(case: Case, segmenter: Segmenter, layout: str | None, label_map: str | None) -> str:
+    """One line on what was found in a case and how its result is written."""
     values = ", ".join(f"{case.convention.from_class[i]} {name}" for i, name in enumerate(CLASSES) if i > 0)
-    given = "--layout" if settings.layout else f"file names as in {case.layout}"
-    why = "--label-map" if settings.label_map else given
+    given = "--layout" if layout else f"file names as in {case.layout}"
+    why = "--label-map" if label_map else given
     used = ", ".join(m for m in segmenter.modalities if m in case.images) or "none"
     return (
         f"{case.id}: found {', '.join(case.images) or 'no modality'}; used {used}; "
@@ -144,51 +149,47 @@ def _describe(case: Case, segmenter: Segmenter, settings: Settings) -> str:
     )
 
 
-def _segment(segmenter: Segmenter, case: Case, rule: Postprocessing, settings: Settings) -> Segmentation:
-    """Segment one case that has what the network needs, and say what was unusual about it."""
-    if missing := missing_modalities(case, segmenter.modalities):
-        raise InputError(
-            f"{', '.join(missing)} missing; the {segmenter.name} of {_runs(segmenter)} needs "
-            f"{', '.join(segmenter.modalities)}: add the files, or use a run trained without them"
-        )
-    segmentation = segment_case(
-        segmenter,
-        case,
-        probabilities=settings.probabilities,
-        ignore_affine=settings.ignore_affine,
-        refuse_raw=not settings.accept_raw,
+def _explain(outcome: Outcome, segmenter: Segmenter) -> str:
+    """Why a case could not be segmented, and what to do about it."""
+    if outcome.problem is not None:
+        return outcome.problem.with_commands() if isinstance(outcome.problem, Refusal) else str(outcome.problem)
+    runs = "this run" if len(segmenter.members) == 1 else "these runs"
+    return (
+        f"{', '.join(missing_modalities(outcome.case, segmenter))} missing; the {segmenter.name} of {runs} needs "
+        f"{', '.join(segmenter.modalities)}: add the files, or use a run trained without them"
     )
-    for finding in sorted(segmentation.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
-        print(f"  {finding.severity}: {finding.note()}")
+
+
+def _postprocessed(segmentation: Segmentation, rule: Postprocessing) -> Segmentation:
     spacing = segmentation.subject.reference.spacing
     return replace(segmentation, classes=apply_postprocessing(segmentation.classes, spacing, rule))
 
 
-def _runs(segmenter: Segmenter) -> str:
-    return "this run" if len(segmenter.members) == 1 else "these runs"
+def _write(segmentation: Segmentation, segmenter: Segmenter, case: Case, files: ResultFiles) -> None:
+    """Write the files of one case; the label map comes last, so it stands for a complete case.
 
-
-def _write(segmentation: Segmentation, segmenter: Segmenter, case: Case, settings: Settings) -> None:
-    """Write the files of one case; the label map comes last, so it stands for a complete case."""
-    grid, beside = segmentation.subject.reference, settings.probabilities_path(case)
+    Raises:
+      InputError: a file cannot be written. No other case's could be either, so the command ends.
+    """
+    grid, probabilities = segmentation.subject.reference, files.probabilities_path(case)
     if segmentation.probabilities is not None:
         channels = CHANNEL_NAMES[segmenter.outputs]
-        write_probabilities(beside, segmentation.probabilities, grid, channels)
-        print(f"  probabilities of {', '.join(channels)} -> {beside}")
+        write_probabilities(probabilities, segmentation.probabilities, grid, channels)
+        print(f"  probabilities of {', '.join(channels)} -> {probabilities}")
     try:
-        write_label(settings.label_path(case), segmentation.classes, grid, case.convention)
+        write_label(files.label_path(case), segmentation.classes, grid, case.convention)
     except InputError:
         if segmentation.probabilities is not None:  # half a result would be in the way of the next attempt
-            beside.unlink(missing_ok=True)
+            probabilities.unlink(missing_ok=True)
         raise
     volumes = region_volumes_ml(segmentation.classes, grid.spacing)
     listed = ", ".join(f"{region} {volume:.1f} ml" for region, volume in volumes.items())
-    print(f"  {listed} -> {settings.label_path(case)}", flush=True)
+    print(f"  {listed} -> {files.label_path(case)}", flush=True)
 
 
-def _finish(failures: dict[str, str], cases: int, settings: Settings) -> int:
+def _finish(failures: dict[str, str], cases: int, files: ResultFiles) -> int:
     """Leave `failures.json` if and only if there were failures in this call."""
-    path = settings.output / FAILURES_FILE
+    path = files.folder / FAILURES_FILE
     if not failures:
         path.unlink(missing_ok=True)
         return 0

@@ -13,6 +13,8 @@ import pytest
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from data_pipeline.layouts.table import LAYOUTS
 from kd_jax import evaluate, predict
+from kd_jax.evaluation import score
+from kd_jax.inference import cases as inference_cases
 from kd_jax.runs.restore import restore_network
 from kd_jax.runs.store import Checkpoints
 from kd_jax.training import journal, launch
@@ -76,7 +78,7 @@ def trained(data, out, *options):
 def complaints(capsys):
     """The lines on stderr without those of progress and those that say what was recognised and will be done."""
     lines = capsys.readouterr().err.splitlines()
-    expected = r"(student|teacher) \d+/\d+ |.*\d+%\||\d+ cases?(,| as in) |\d+ to prepare: "
+    expected = r"\[\d+/\d+\] |  (warning|note): |.*\d+%\||\d+ cases?(,| as in) |\d+ to prepare: "
     return [line for line in lines if line.strip() and not re.match(expected, line)]
 
 
@@ -262,7 +264,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
     out = tmp_path / "disk"
     out.mkdir()
     read_only(monkeypatch, out)
-    for owner, work in ((launch, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
+    for owner, work in ((launch, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     status = {
         "train": lambda: trained(data, out),
@@ -277,7 +279,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_full_disk_is_found_before_the_work(run, data, tmp_path, capsys, monkeypatch, verb, one_process):
-    for owner, work in ((launch, "gather_cases"), (evaluate, "segment_case"), (predict, "segment_case")):
+    for owner, work in ((launch, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     before = snapshot(tmp_path)
     with refusing_disk():
@@ -302,15 +304,19 @@ def test_a_disk_that_fills_during_predict_stops_it_at_the_first_case(run, data, 
 
 
 @pytest.mark.parametrize(
-    ("call", "file"), [("write_label", "predictions_student/BraTS2021_00000.nii.gz"), ("write_json", "summary.json")]
+    ("owner", "call", "file"),
+    [
+        (score, "write_label", "predictions_student/BraTS2021_00000.nii.gz"),
+        (evaluate, "write_json", "summary.json"),
+    ],
 )
-def test_a_disk_that_fills_during_evaluate(run, data, tmp_path, capsys, call, file):
+def test_a_disk_that_fills_during_evaluate(run, data, tmp_path, capsys, owner, call, file):
     write_case(data, rng=np.random.default_rng(1), number=1, shape=SHAPE)
     out = tmp_path / "out"
     assert command(evaluate.main, run, "--data", data, "--output", out) == 0
     before, _ = snapshot(out), capsys.readouterr()
     options = ["--save-predictions"] if call == "write_label" else []
-    with disk_that_fills(evaluate, call):
+    with disk_that_fills(owner, call):
         assert command(evaluate.main, run, "--data", data, "--output", out, *options) == COMMAND_ERROR
     line = the_error(capsys)
     assert line.startswith(f"error: {out / file}: cannot be written")

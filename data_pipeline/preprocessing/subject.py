@@ -21,7 +21,8 @@ from data_pipeline.preprocessing.resample import (
 from data_pipeline.preprocessing.scratch import slabs, zeros
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.nifti import Geometry
-from data_pipeline.reading.scan import read_scan
+from data_pipeline.reading.scan import OpenFile, read_scan
+from data_pipeline.reading.stored import open_nifti
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ def load_subject(
     *,
     ignore_affine: bool = False,
     refuse_raw: bool = False,
+    open_file: OpenFile = open_nifti,
 ) -> Subject:
     """Read, check, crop, normalise and resample one case (nnU-Net's preprocessing with one mask per case).
 
@@ -69,13 +71,16 @@ def load_subject(
       modalities: only these are read, and only they make the mask; the others' channels are 0.
       ignore_affine: take files whose affines differ to lie on one grid all the same.
       refuse_raw: a raw clinical scan is an error, not a warning.
+      open_file: opens an image; one that remembers lets several readings of a case share its files.
 
     Raises:
       InputError: none of `modalities` has a file, or files cannot be used: all errors, one per line (see
         `reading.nifti` and `reading.checks`).
     """
     target = as_spacing(spacing)
-    scan = read_scan(case, modalities, ignore_affine=ignore_affine, label=True, refuse_raw=refuse_raw)
+    scan = read_scan(
+        case, modalities, ignore_affine=ignore_affine, label=True, refuse_raw=refuse_raw, open_file=open_file
+    )
     reference, crop, mask = scan.reference, scan.crop, scan.mask
     present = tuple(scan.images)
 

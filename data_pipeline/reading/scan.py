@@ -1,7 +1,7 @@
 """All files of one case: every voxel read once, and everything that is wrong with them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
 from data_pipeline.reading.findings import Finding, Refusal, error_of
 from data_pipeline.reading.nifti import Geometry, Volume, image_of, read_label
-from data_pipeline.reading.stored import open_nifti
+from data_pipeline.reading.stored import Stored, open_nifti
+
+OpenFile = Callable[[Path], Stored]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ def inspect_case(
     ignore_affine: bool = False,
     label: bool = True,
     refuse_raw: bool = False,
+    open_file: OpenFile = open_nifti,
 ) -> Inspection:
     """Read every voxel of a case's files and collect all findings; problems with the files are not raised.
 
@@ -71,6 +74,7 @@ def inspect_case(
       ignore_affine: take files whose affines differ to lie on one grid all the same.
       label: read the label file too, if there is one.
       refuse_raw: a raw clinical scan is an error, not a warning.
+      open_file: opens an image; one that remembers lets several readings of a case share its files.
     """
     present = tuple(m for m in MODALITIES if m in modalities and m in case.images)
     if not present:
@@ -78,7 +82,7 @@ def inspect_case(
         found += f" (found {', '.join(case.images) or 'none'})"
         return Inspection(None, (Finding("error", None, found, "add one or choose other modalities"),))
     findings: list[Finding] = []
-    volumes = _read_images(case, present, findings)
+    volumes = _read_images(case, present, findings, open_file)
     read = _read_label(case, findings) if label and case.label is not None else None
     if not volumes:
         return Inspection(None, tuple(findings))
@@ -122,6 +126,7 @@ def read_scan(
     ignore_affine: bool = False,
     label: bool = False,
     refuse_raw: bool = False,
+    open_file: OpenFile = open_nifti,
 ) -> Scan:
     """Read and check a case and crop it to its union of non-background voxels.
 
@@ -131,22 +136,27 @@ def read_scan(
       ignore_affine: take files whose affines differ to lie on one grid all the same.
       label: read the label file too, if there is one.
       refuse_raw: a raw clinical scan is an error, not a warning.
+      open_file: opens an image, see `inspect_case`.
 
     Raises:
       InputError: all errors of the case, one per line.
     """
-    found = inspect_case(case, modalities, ignore_affine=ignore_affine, label=label, refuse_raw=refuse_raw)
+    found = inspect_case(
+        case, modalities, ignore_affine=ignore_affine, label=label, refuse_raw=refuse_raw, open_file=open_file
+    )
     if found.scan is None or any(finding.severity == "error" for finding in found.findings):
         raise Refusal(found.findings)
     return found.scan
 
 
-def _read_images(case: Case, present: Sequence[Modality], findings: list[Finding]) -> dict[Modality, Volume]:
+def _read_images(
+    case: Case, present: Sequence[Modality], findings: list[Finding], open_file: OpenFile
+) -> dict[Modality, Volume]:
     """The modalities that can be read; a file that holds several is read once."""
     volumes: dict[Modality, Volume] = {}
     for path, inside in _by_file(case.images, present).items():
         try:
-            stored = open_nifti(path)
+            stored = open_file(path)
         except FileError as problem:
             findings.append(error_of(problem))
             continue

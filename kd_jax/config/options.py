@@ -7,10 +7,14 @@ from typing import Any
 from kd_jax.config.network import AXES, Axis
 
 
-def add_network_options(parser: argparse.ArgumentParser, networks: Sequence[str], checkpoints: Sequence[str]) -> None:
+def add_network_options(parser: argparse.ArgumentParser, checkpoints: Sequence[str], *, several: bool = False) -> None:
     """Add --network (None: each run's default), --checkpoint (the first of those given) and --mirror (axes)."""
+    more = "; several with commas between them, both for student and teacher, or all" if several else ""
     parser.add_argument(
-        "--network", choices=networks, help="(default: the student, or the teacher of a run that has no student)"
+        "--network",
+        metavar="NAME",
+        help=f"teacher, student, or the name of one of several students{more} (default: the student, or the teacher of "
+        "a run that has no student)",
     )
     parser.add_argument("--checkpoint", choices=checkpoints, default=checkpoints[0], help="(default: %(default)s)")
     parser.add_argument(

@@ -1,13 +1,15 @@
 """Which cases an evaluation is of: a folder's, or those that the runs held out."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.case import Case
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases
+from kd_jax.inference.cases import Task
+from kd_jax.inference.segmenter import Segmenter
 from kd_jax.runs.split_files import SPLIT_FILE, SplitRecord, joined_name
 
 HELD_OUT = "validation"
@@ -17,7 +19,7 @@ CROSS_VALIDATION = "cross-validation"
 
 
 @dataclass(frozen=True)
-class Part:
+class CaseGroup:
     """Cases that the same networks score.
 
     Attributes:
@@ -36,26 +38,44 @@ class EvaluationData:
     Attributes:
       name: of the folder the results go to.
       paths: where the cases are.
-      parts: of several runs that score their own held-out cases one for each, else one.
+      groups: one for each of several runs that score their own held-out cases, else one.
       held_out: these are the runs' own validation cases.
       trained_on: ids of cases that are scored by a run that was trained on them.
     """
 
     name: str
     paths: Sequence[Path]
-    parts: Sequence[Part]
+    groups: Sequence[CaseGroup]
     held_out: bool
     trained_on: Sequence[str]
 
     @property
     def count(self) -> int:
         """Number of cases."""
-        return sum(len(part.cases) for part in self.parts)
+        return sum(len(group.cases) for group in self.groups)
 
     @property
     def place(self) -> str:
         """Where they are, in words."""
         return ", ".join(map(str, self.paths))
+
+    def tasks(self, segmenters: Mapping[str, Segmenter], *, ignore_affine: bool) -> list[Task]:
+        """Which segmenters segment which cases: in a cross-validation the network of each run those it held out.
+
+        Args:
+          segmenters: by name; with several groups, of as many members.
+          ignore_affine: files whose affines differ are accepted even where training did not.
+        """
+        several = len(self.groups) > 1
+        shares = [
+            {name: segmenter.split()[number] if several else segmenter for name, segmenter in segmenters.items()}
+            for number in range(len(self.groups))
+        ]
+        return [
+            Task(case, share, ignore_affine or group.ignore_affine)
+            for group, share in zip(self.groups, shares, strict=True)
+            for case in group.cases
+        ]
 
 
 def evaluation_data(
@@ -73,8 +93,8 @@ def evaluation_data(
         trained = {case for split in splits if split for case in split.train}
         name = joined_name(data) + ("_ensemble" if len(runs) > 1 else "")
         trained_on = [case.id for case in cases if case.id in trained]
-        return EvaluationData(name, [root.resolve() for root in data], [Part(cases, False)], False, trained_on)
-    parts, paths, trained_on = [], [], []
+        return EvaluationData(name, [root.resolve() for root in data], [CaseGroup(cases, False)], False, trained_on)
+    groups, paths, trained_on = [], [], []
     owners: dict[str, Path] = {}
     for run, split in zip(runs, splits, strict=True):
         if split is None:
@@ -85,10 +105,10 @@ def evaluation_data(
         cases = _held_out(run, split, label_map, layout)
         _claim(owners, run, cases)
         trained_on += [case.id for case in cases if case.id in split.train]
-        parts.append(Part(cases, split.ignore_affine))
+        groups.append(CaseGroup(cases, split.ignore_affine))
         paths += [root.resolve() for root in split.roots]
     name = CROSS_VALIDATION if len(runs) > 1 else HELD_OUT
-    return EvaluationData(name, list(dict.fromkeys(paths)), parts, True, trained_on)
+    return EvaluationData(name, list(dict.fromkeys(paths)), groups, True, trained_on)
 
 
 def _held_out(run: Path, split: SplitRecord, label_map: str | None, layout: str | None) -> list[Case]:

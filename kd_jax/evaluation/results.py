@@ -1,58 +1,30 @@
 """What an evaluation found, as a summary in JSON, tables on screen and a picture."""
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import UInt8
 from rich.console import Console
 
-from data_pipeline.conventions import Region
 from kd_jax import __version__
+from kd_jax.config.schema import TEACHER
 from kd_jax.evaluation.cases import EvaluationData
-from kd_jax.evaluation.picture import CaseView, Outcome, Row, draw_cases, mean_dice, pick_cases
+from kd_jax.evaluation.picture import Outcome, Row, draw_cases, mean_dice, pick_cases
+from kd_jax.evaluation.score import Evaluation, Evaluations
 from kd_jax.evaluation.tables import as_json, comparison_table, summary_table
-from kd_jax.inference.segmenter import Segmenter
 from kd_jax.metrics import (
     EMPTY_RULES,
     HD95_DEFINITION,
     EmptyRule,
     Paired,
-    RegionScores,
     summarise_cases,
     summarise_pairs,
 )
-from kd_jax.postprocessing.choice import Chosen
 from kd_jax.runs.store import Which
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One network, or the networks of several runs, on one data set.
-
-    Attributes:
-      segmenter: all of the networks; of a cross-validation each scored its own part of the cases.
-      postprocessing: what became of its label maps before they were scored.
-      scores, views, classes: by case id; of the slice for the picture the last two.
-      skipped, failed: why a case has no scores.
-    """
-
-    segmenter: Segmenter
-    postprocessing: Chosen
-    scores: dict[str, dict[Region, RegionScores]] = field(default_factory=dict)
-    views: dict[str, CaseView] = field(default_factory=dict)
-    classes: dict[str, UInt8[np.ndarray, "d h"]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-Evaluations = Mapping[str, Evaluation]
-"""By the name of the networks."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +77,28 @@ def summary(evaluations: Evaluations, conditions: Conditions) -> dict[str, Any]:
         | {name: version(name) for name in ("jax", "flax", "numpy", "scipy", "nibabel")},
         "backend": jax.default_backend(),
     }
-    if len(evaluations) == 2:
-        ids, paired = _paired(evaluations)
-        result["paired_difference"] = {
-            "definition": "student - teacher, case by case",
-            "cases": ids,
-            "regions": as_json(paired.difference),
-        }
+    differences = [_difference(evaluations, one, other) for one, other in pairs_of(list(evaluations))]
+    if len(differences) == 1:
+        result["paired_difference"] = differences[0]
+    elif differences:
+        result["paired_differences"] = differences
     return result
+
+
+def pairs_of(networks: Sequence[str]) -> list[tuple[str, str]]:
+    """Who is compared with whom: every student with the teacher, and with the first student."""
+    students = [name for name in networks if name != TEACHER]
+    with_teacher = [(name, TEACHER) for name in students] if TEACHER in networks else []
+    return with_teacher + [(name, students[0]) for name in students[1:]]
+
+
+def _difference(evaluations: Evaluations, one: str, other: str) -> dict[str, Any]:
+    ids, paired = _paired(evaluations, one, other)
+    return {
+        "definition": f"{one} - {other}, case by case",
+        "cases": ids,
+        "regions": as_json(paired.difference),
+    }
 
 
 def _network(evaluation: Evaluation) -> dict[str, Any]:
@@ -153,10 +139,11 @@ def show(console: Console, evaluations: Evaluations, conditions: Conditions) -> 
                 console.print(f"{name}: {kind} {case}: {reason}", highlight=False, markup=False, soft_wrap=True)
         if evaluation.scores:
             console.print(summary_table(_title(evaluation, data), summarise_cases(list(evaluation.scores.values()))))
-    if len(evaluations) == 2:
-        ids, paired = _paired(evaluations)
+    for one, other in pairs_of(list(evaluations)):
+        ids, paired = _paired(evaluations, one, other)
         if ids:
-            console.print(comparison_table(f"student and teacher on the same {_counted(len(ids))}", paired))
+            title = f"{one} and {other} on the same {_counted(len(ids))}"
+            console.print(comparison_table(title, paired, one, other))
     phantom = " (embedded phantom: says nothing about patients)" if _is_phantom(evaluations, data) else ""
     lines = [f"Data: {data.place}{phantom}"]
     if len(conditions.runs) > 1:
@@ -212,11 +199,11 @@ def _outcome(evaluation: Evaluation, case: str) -> Outcome | str:
     return evaluation.skipped.get(case) or evaluation.failed[case]
 
 
-def _paired(evaluations: Evaluations) -> tuple[list[str], Paired]:
-    """The cases that both networks could use, and the student beside the teacher on them."""
-    student, teacher = evaluations["student"].scores, evaluations["teacher"].scores
-    ids = [case for case in student if case in teacher]
-    return ids, summarise_pairs([student[case] for case in ids], [teacher[case] for case in ids])
+def _paired(evaluations: Evaluations, one: str, other: str) -> tuple[list[str], Paired]:
+    """The cases that both networks could use, and the scores of the one beside the other's on them."""
+    ours, theirs = evaluations[one].scores, evaluations[other].scores
+    ids = [case for case in ours if case in theirs]
+    return ids, summarise_pairs([ours[case] for case in ids], [theirs[case] for case in ids])
 
 
 def _is_phantom(evaluations: Evaluations, data: EvaluationData) -> bool:

@@ -54,9 +54,9 @@ def summary_table(title: str, summaries: Summaries) -> Table:
     return table
 
 
-def comparison_table(title: str, paired: Paired) -> Table:
-    """Student, teacher and the paired difference on the same cases: mean ± SD."""
-    table = _table(title, "student", "teacher", "student - teacher", "pairs")
+def comparison_table(title: str, paired: Paired, one: str, other: str) -> Table:
+    """Two networks and their paired difference on the same cases: mean ± SD."""
+    table = _table(title, one, other, f"{one} - {other}", "pairs")
     for region, metric, heading, digits in _lines():
         columns = [_mean(s[region][metric], digits) for s in paired]
         pairs = str(paired.difference[region][metric].n)

@@ -5,7 +5,8 @@ those of its folds on their common grid and resamples the mean; as resampling is
 members may have other spacings and see other modalities.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,14 +23,18 @@ from data_pipeline.preprocessing import scratch
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.stored import open_nifti
 from kd_jax.config.network import AXES, Axis
-from kd_jax.config.schema import Config, Outputs
+from kd_jax.config.schema import STUDENT, TEACHER, Config, Outputs
 from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
 from kd_jax.inference.windows import window_count
 from kd_jax.models.outputs import OUTSIDE, to_classes, to_probabilities
 from kd_jax.models.protocol import Network, Params
 from kd_jax.runs.restore import Restored, default_network, restore_network
-from kd_jax.runs.store import Which
+from kd_jax.runs.store import Which, networks_of
+
+Reading = tuple[Spacing, tuple[Modality, ...]]
+"""A way to read a case: voxel size in mm, and modalities in channel order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +42,8 @@ class Member:
     """A restored network, compiled once for all cases and all networks of its architecture.
 
     Attributes:
-      run: where it is from.
-      name: which of the run's two networks.
+      run: folder it was restored from.
+      name: of the network in its run.
       config: of the run.
       step: training step of the checkpoint.
       modalities: what the network sees, in channel order.
@@ -53,6 +58,11 @@ class Member:
     modalities: tuple[Modality, ...]
     params: Params
     predict: Predictor
+
+    @property
+    def reading(self) -> Reading:
+        """What this network sees of a case: voxel size and modalities."""
+        return self.config.data.spacing, self.modalities
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +79,7 @@ class Segmenter:
 
     @property
     def name(self) -> str:
-        """What the members are: student, teacher, or both."""
+        """Name of the members in their runs; of several names all."""
         return " and ".join(sorted({member.name for member in self.members}))
 
     @property
@@ -82,8 +92,13 @@ class Segmenter:
         """What the channels of the logits stand for."""
         return self.members[0].config.outputs
 
-    def apart(self) -> tuple["Segmenter", ...]:
-        """Each member on its own."""
+    @property
+    def origins(self) -> list[tuple[Path, str]]:
+        """Run and network of every member."""
+        return [(member.run, member.name) for member in self.members]
+
+    def split(self) -> tuple["Segmenter", ...]:
+        """A segmenter for each member."""
         return tuple(replace(self, members=(member,)) for member in self.members)
 
 
@@ -139,9 +154,64 @@ def load_segmenter(runs: Sequence[Path], network: str | None, which: Which, *, m
     return Segmenter(tuple(members), tuple(mirror))
 
 
-def missing_modalities(case: Case, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
-    """The modalities a network needs and the case does not have."""
-    return tuple(m for m in modalities if m not in case.images)
+def load_segmenters(
+    runs: Sequence[Path], networks: str | None, which: Which, *, mirror: Sequence[Axis]
+) -> dict[str, Segmenter]:
+    """Segmenters of several networks of the same runs, by name.
+
+    Args:
+      runs: as for `load_segmenter`.
+      networks: names with commas between them; "both" are student and teacher, "all" every network that the first
+        run's checkpoint holds; None is each run's default.
+      which: checkpoint.
+      mirror: axes to mirror.
+
+    Raises:
+      InputError: as `load_segmenter`.
+    """
+    if networks is None:
+        segmenter = load_segmenter(runs, None, which, mirror=mirror)
+        return {segmenter.name: segmenter}
+    if networks == "all":
+        names: Sequence[str] = networks_of(runs[0], which)
+    else:
+        names = (STUDENT, TEACHER) if networks == "both" else [name for name in networks.split(",") if name]
+    return {name: load_segmenter(runs, name, which, mirror=mirror) for name in dict.fromkeys(names)}
+
+
+class CaseReader:
+    """One case, read for one or several segmenters: every file is opened once.
+
+    Each reading crops and normalises by the modalities it is asked for, as in training; what they share is the
+    decompressed files. Segmenters that see the same modalities at the same spacing share the reading as a whole.
+    """
+
+    def __init__(
+        self, case: Case, segmenters: Iterable[Segmenter], *, ignore_affine: bool = False, refuse_raw: bool = False
+    ) -> None:
+        """Prepares to read; no file is opened yet.
+
+        Args:
+          case: from `data_pipeline.layouts.find.find_cases`; its label is not read.
+          segmenters: all that will ask.
+          ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
+          refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
+        """
+        self.case = replace(case, label=None)
+        self.ignore_affine = ignore_affine
+        readings = {member.reading for segmenter in segmenters for member in segmenter.members}
+        # A single reading frees each file as soon as it is cropped; several keep them until the case is done.
+        open_file = functools.cache(open_nifti) if len(readings) > 1 else open_nifti
+        load = functools.partial(load_subject, ignore_affine=ignore_affine, refuse_raw=refuse_raw, open_file=open_file)
+        self._read = functools.cache(functools.partial(load, self.case))
+
+    def subject(self, reading: Reading) -> Subject:
+        """The case at a spacing, from some modalities.
+
+        Raises:
+          InputError: a file of these modalities cannot be used.
+        """
+        return self._read(*reading)
 
 
 def segment_case(
@@ -153,20 +223,30 @@ def segment_case(
     refuse_raw: bool = False,
     progress: bool = True,
 ) -> Segmentation:
-    """Segment one case that has every modality of the networks. Its label is not read.
+    """Segment one case that nobody else reads: `apply_segmenter` with a `CaseReader` of its own.
 
-    The case is read once per spacing and set of modalities among the members. Held are what reading takes, a sum of
-    logits on the original grid, and the logits of one network at a time. Of these what is larger than
-    `scratch.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of memory per voxel,
-    a few times `scratch.SLAB` and what `inference` has on the device: 1000³ voxels and four channels keep 32 GB on
-    disk.
+    Raises:
+      InputError: as `apply_segmenter`.
+    """
+    reader = CaseReader(case, [segmenter], ignore_affine=ignore_affine, refuse_raw=refuse_raw)
+    return apply_segmenter(segmenter, reader, probabilities=probabilities, progress=progress)
+
+
+def apply_segmenter(
+    segmenter: Segmenter, reader: CaseReader, *, probabilities: bool = False, progress: bool = True
+) -> Segmentation:
+    """Segment one case that has every modality of the networks.
+
+    The result lies on the canonical (RAS+) grid of the case, whatever the orientation of its files. Held are what
+    reading takes, a sum of logits on the original grid, and the logits of one network at a time. Of these what is
+    larger than `scratch.IN_MEMORY` lies on disk, so that beside the images a volume of any size takes 2 bytes of
+    memory per voxel, a few times `scratch.SLAB` and what `inference` has on the device: 1000³ voxels and four channels
+    keep 32 GB on disk.
 
     Args:
       segmenter: from `load_segmenter`.
-      case: from `data_pipeline.layouts.find.find_cases`.
+      reader: of the case, and of all segmenters that are to segment it.
       probabilities: return them as well.
-      ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
-      refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
       progress: show the windows as a bar, on a terminal.
 
     Raises:
@@ -175,12 +255,13 @@ def segment_case(
     outputs, outside = segmenter.outputs, OUTSIDE[segmenter.outputs]
     first: Subject | None = None
     findings: list[Finding] = []
-    for subject, members in _read(segmenter, case, ignore_affine, refuse_raw):
+    for reading, members in _by_reading(segmenter).items():
+        subject = reader.subject(reading)
         if first is None:
             first = subject
             total = scratch.zeros((*subject.reference.shape, len(outside)))
             looked = np.zeros(subject.reference.shape, bool)
-        findings += check_same_grid(first.reference, subject.reference, ignore_affine=ignore_affine)
+        findings += check_same_grid(first.reference, subject.reference, ignore_affine=reader.ignore_affine)
         findings += subject.findings
         looked[subject.crop] = True
         for member in members:
@@ -215,17 +296,12 @@ def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:
     )
 
 
-def _read(
-    segmenter: Segmenter, case: Case, ignore_affine: bool, refuse_raw: bool
-) -> Iterator[tuple[Subject, list[Member]]]:
-    """The case as the members see it, once for all that see the same."""
-    alike: dict[tuple[Spacing, tuple[Modality, ...]], list[Member]] = {}
+def _by_reading(segmenter: Segmenter) -> dict[Reading, list[Member]]:
+    """The members by what they see of a case."""
+    alike: dict[Reading, list[Member]] = {}
     for member in segmenter.members:
-        alike.setdefault((member.config.data.spacing, member.modalities), []).append(member)
-    for (spacing, modalities), members in alike.items():
-        unlabelled = replace(case, label=None)
-        subject = load_subject(unlabelled, spacing, modalities, ignore_affine=ignore_affine, refuse_raw=refuse_raw)
-        yield subject, members
+        alike.setdefault(member.reading, []).append(member)
+    return alike
 
 
 def _apply(member: Member, subject: Subject, progress: bool) -> Float32[np.ndarray, "d h w k"]:

@@ -50,7 +50,7 @@ def restore_network(run: Path, network: str, which: Which = "best") -> Restored:
     if network not in held:
         raise InputError(
             f"{find_checkpoint(run, which).parent}: this checkpoint holds no {network}, only "
-            f"{' and '.join(held) or 'no network'}"
+            f"{', '.join(held) or 'no network'}"
             + (f"; choose --network {held[0]}, or another run" if held else "; choose another run")
         )
     checkpoint = find_checkpoint(run, which, network)

@@ -1,5 +1,6 @@
 """Run folders with networks of a few parameters, written by the real checkpoint code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from kd_jax.training.checkpoints import save_best
 from kd_jax.training.state import init_state
 
 STEP = 7
+FEATURES = 2, 3
 
 
 def write_run(
@@ -29,19 +31,33 @@ def write_run(
     reversed_axes: tuple[str, ...] = (),
 ) -> Path:
     """A run whose networks say one class everywhere (a name), or have random weights (a seed)."""
-    features = (2, 3)
     config = Config(
         data=DataConfig(root=root, patch=(patch,) * 3, spacing=(spacing,) * 3),
-        teacher=TeacherConfig(features=features),
-        student=StudentConfig(features=features, modalities=modalities, reversed_axes=reversed_axes),
+        teacher=TeacherConfig(features=FEATURES),
+        student=StudentConfig(features=FEATURES, modalities=modalities, reversed_axes=reversed_axes),
         loss=LossConfig(segmentation=loss),
     )
+    return _write(run, config, {"student": student, "teacher": teacher})
+
+
+def write_run_of_many(
+    run: Path, students: Mapping[str, tuple[str | int, tuple[str, ...]]], teacher: str | int = "background"
+) -> Path:
+    """A run of several students: what each says (a class, or a seed), and its modalities, by name."""
+    tables = {name: StudentConfig(features=FEATURES, modalities=seen) for name, (_, seen) in students.items()}
+    data = DataConfig(patch=(8, 8, 8), spacing=(1.0, 1.0, 1.0))
+    config = Config(data=data, teacher=TeacherConfig(features=FEATURES), students=tables)
+    return _write(run, config, {"teacher": teacher, **{name: says for name, (says, _) in students.items()}})
+
+
+def _write(run: Path, config: Config, networks: Mapping[str, str | int]) -> Path:
     shapes = jax.eval_shape(lambda: init_state(build_objective(config, None)))
     state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    for side, content in ((state.students["student"], student), (state.teacher, teacher)):
-        side.params["network"] = _params(side.params["network"], content)
+    for name, content in networks.items():
+        params = state.networks[name].params
+        params["network"] = _params(params["network"], content)
     with Checkpoints(run) as checkpoints:
-        save_best(checkpoints, jax.device_put(state), {"step": STEP}, config, frozenset({"student"}))
+        save_best(checkpoints, jax.device_put(state), {"step": STEP}, config, frozenset(networks))
     return run
 
 

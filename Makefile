@@ -1,5 +1,6 @@
 # make demo   trains teacher and student on the embedded phantom and scores both
-# make test   formatter, linter, type checker, tests
+# make test   formatter, linter, type checker, fast tests
+# make test-all  the same with all tests: kills, several processes, whole data sets, the built wheel
 # make parity compares with nnU-Net itself in an environment of its own (PyTorch; up to half an hour on two cores)
 # make kills  kills the preparation of cases at 20 random moments and compares what the last run leaves, byte by byte
 # make benchmark measures this code beside PyTorch, nnU-Net and MONAI (same environment; the machine should be idle)
@@ -13,7 +14,7 @@ RUN := runs/demo
 READY := $(VENV)/.ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 ORIGINALS := .venv-parity
-.PHONY: demo test lint format audit kills parity benchmark docs clean
+.PHONY: demo test test-all lint format audit kills parity benchmark docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,10 +28,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(VENV)/bin/python -m kd_jax.train --run $(RUN) --overwrite
-	$(VENV)/bin/python -m kd_jax.evaluate $(RUN) --network both
+	$(VENV)/bin/kd-jax train --run $(RUN) --overwrite
+	$(VENV)/bin/kd-jax evaluate $(RUN) --network both
 	@echo "Pictures: $(RUN)/progress.png and $(RUN)/evaluation/validation/cases.png"
-	@echo "A patient of your own: $(VENV)/bin/python -m kd_jax.predict $(RUN) PATIENT_FOLDER -o OUT"
+	@echo "A patient of your own: $(VENV)/bin/kd-jax predict $(RUN) PATIENT_FOLDER -o OUT"
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
@@ -38,11 +39,14 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 test: lint
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-all: lint
 	$(VENV)/bin/python -m pytest -n 2
 
 audit: $(READY)
-	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --cases 20 --seed 0
-	$(VENV)/bin/python -m data_pipeline.phantom .cache/audit --audit
+	$(VENV)/bin/kd-jax phantom .cache/audit --cases 20 --seed 0
+	$(VENV)/bin/kd-jax phantom .cache/audit --audit
 
 kills: $(READY)
 	KD_JAX_KILLS=20 $(VENV)/bin/python -m pytest -n 0 -s tests/data_pipeline/test_prepare_killed.py
@@ -58,7 +62,7 @@ parity: $(ORIGINALS)/.ready
 	$(ORIGINALS)/bin/python -m experiments.parity
 
 benchmark: $(ORIGINALS)/.ready
-	-$(ORIGINALS)/bin/python -m kd_jax.native  # without a C++ compiler it is measured without the compiled operators
+	-$(ORIGINALS)/bin/kd-jax native  # without a C++ compiler it is measured without the compiled operators
 	$(ORIGINALS)/bin/python -m experiments.benchmark --json runs/benchmark.json --plot runs/benchmark.png
 
 docs: $(READY)

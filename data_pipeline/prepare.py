@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.prepare`: fill the cache that training reads."""
+"""`kd-jax prepare`: fill the cache that training reads."""
 
 import argparse
 import sys
@@ -10,9 +10,9 @@ from data_pipeline.command_line import add_naming_options, add_workers_option, r
 
 _EXAMPLES = """
 examples:
-  python -m data_pipeline.prepare /data/BraTS2021 --dry-run
-  python -m data_pipeline.prepare /data/BraTS2021 --cache /scratch/kd_jax --workers 16
-  python -m kd_jax.train --config paper --data.root /data/BraTS2021 \\
+  kd-jax prepare /data/BraTS2021 --dry-run
+  kd-jax prepare /data/BraTS2021 --cache /scratch/kd_jax --workers 16
+  kd-jax train --config paper --data.root /data/BraTS2021 \\
     --data.cache /scratch/kd_jax
 Give training the same folders, cache, spacing, label map and --ignore-affine, and it finds every case prepared.
 A run that was stopped, in whatever way, continues when you give the same command again.
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.prepare",
+        prog="kd-jax prepare",
         description="Crop, normalise and resample every case once, into the cache that training reads. Training does "
         "this before it starts; this command does it on a machine without a GPU.",
         epilog=_EXAMPLES,

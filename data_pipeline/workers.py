@@ -76,7 +76,7 @@ def _require_usable(problems: list[str], total: int, skip_option: str, *, skip_b
     lines = "".join(f"\n  {problem}" for problem in problems)
     if not skip_bad:
         raise InputError(
-            f"{len(problems)} of {total} cases cannot be used; repair them (data_pipeline.check says how), or leave "
+            f"{len(problems)} of {total} cases cannot be used; repair them (kd-jax check says how), or leave "
             f"them out with {skip_option}:{lines}"
         )
     print(f"left out {len(problems)} of {total} cases:{lines}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Score the networks of a run: `python -m kd_jax.evaluate runs/NAME`.
+"""Score the networks of a run: `kd-jax evaluate runs/NAME`.
 
 Every case is segmented by sliding window, resampled to its original grid and compared there with its label at
 original resolution. Several runs are an ensemble on the cases of --data; without it each scores the cases it held
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.evaluate",
+        prog="kd-jax evaluate",
         description="Score the networks of a run: Dice, HD95, sensitivity, specificity and volume of WT, TC and ET "
         "at the original resolution. The data are the held-out cases unless --data says otherwise; --network both puts "
         "student and teacher side by side, with paired differences.",
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="folder of a run, as kd_jax.train printed it. The logits of several are averaged on the cases of --data; "
+        help="folder of a run, as kd-jax train printed it. The logits of several are averaged on the cases of --data; "
         "without --data each scores the cases it held out (cross-validation)",
     )
     add_network_options(parser, get_args(Which), several=True)

@@ -1,4 +1,4 @@
-"""Take over a network that nnU-Net v2 trained: `python -m kd_jax.import_nnunet RESULT`.
+"""Take over a network that nnU-Net v2 trained: `kd-jax import-nnunet RESULT`.
 
 Makes a run whose teacher is that network, on which evaluate and predict work and which train takes as --teacher-from.
 PyTorch is not needed, and nothing a checkpoint names is run.
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.import_nnunet",
+        prog="kd-jax import-nnunet",
         description="Take over a network that nnU-Net v2 trained for brain tumours, as the teacher of a run: to "
         "evaluate it, to predict with it, or to teach a student (train --teacher-from RUN).",
         epilog="Understood: nnU-Net 2.0 to 2.8, 3d_fullres, PlainConvUNet and ResidualEncoderUNet; the classes NCR, ED "
@@ -125,10 +125,10 @@ def _show(run: Path, found: Found, config: Config) -> None:
     for note in plan.notes:
         print(f"  note: {note}")
     print(f"written to {run}; next:")
-    print(f"  python -m kd_jax.predict {run} PATIENT -o OUT")
-    print(f"  python -m kd_jax.evaluate {run} --data CASES")
+    print(f"  kd-jax predict {run} PATIENT -o OUT")
+    print(f"  kd-jax evaluate {run} --data CASES")
     print(
-        f"  python -m kd_jax.train --config {run / CONFIG_FILE} --teacher-from {run} --data.root CASES "
+        f"  kd-jax train --config {run / CONFIG_FILE} --teacher-from {run} --data.root CASES "
         "--student.modalities flair t1ce --distillation.weight 0.1"
     )
 

@@ -1,4 +1,4 @@
-"""Plan a run: `python -m kd_jax.plan DATA -o plan.json`, then `python -m kd_jax.train --plan plan.json`.
+"""Plan a run: `kd-jax plan DATA -o plan.json`, then `kd-jax train --plan plan.json`.
 
 Measures the data set and writes patch, batch, spacing and networks by nnU-Net v2's rules, for the accelerator's memory.
 """
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.plan",
+        prog="kd-jax plan",
         description="Measure a data set and plan its training by nnU-Net v2's rules: spacing, patch, batch, and "
         "stages, strides, kernels and features of teacher and student. Writes a JSON file to read and to edit, for "
-        "python -m kd_jax.train --plan.",
+        "kd-jax train --plan.",
     )
     parser.add_argument(
         "data", type=Path, nargs="+", metavar="DATA", help="folders of cases with their labels, or CSV files; joined"
@@ -151,7 +151,7 @@ def _times(values: Sequence[float]) -> str:
 
 
 def _training_command(args: argparse.Namespace) -> str:
-    command = ["python", "-m", "kd_jax.train", "--config", "nnunet"]
+    command = ["kd-jax", "train", "--config", "nnunet"]
     command += ["--plan", str(args.output), "--data.root", *map(str, args.data)]
     if args.layout is not None:
         command += ["--data.layout", args.layout]

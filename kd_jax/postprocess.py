@@ -1,4 +1,4 @@
-"""Decide what post-processing helps: `python -m kd_jax.postprocess runs/FOLD_0 runs/FOLD_1`.
+"""Decide what post-processing helps: `kd-jax postprocess runs/FOLD_0 runs/FOLD_1`.
 
 As nnU-Net after its cross-validation: the held-out cases of all runs are segmented, and whether to keep only the
 largest component, of all foreground and then of each class or region, is decided by their Dice. Where thresholds are
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.postprocess",
+        prog="kd-jax postprocess",
         description="Decide on the held-out cases of the runs, all together, whether keeping only the largest "
         f"component improves Dice, as nnU-Net does, and write RUN/{POSTPROCESSING_FILE} for predict and evaluate.",
     )
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="folder of a run, as kd_jax.train printed it; give the runs of all folds, each scores what it held out",
+        help="folder of a run, as kd-jax train printed it; give the runs of all folds, each scores what it held out",
     )
     add_network_options(parser, get_args(Which))
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Segment patients: `python -m kd_jax.predict runs/NAME patient/ -o out/`.
+"""Segment patients: `kd-jax predict runs/NAME patient/ -o out/`.
 
 NIfTI in, NIfTI out: the label map lies on the original grid of the case, in its orientation and with its affine,
 and is written in the label convention of its source. The networks of several runs are averaged.
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.predict",
+        prog="kd-jax predict",
         description="Segment brain tumours in NIfTI files. Writes OUT/<case>.nii.gz on the original grid of the case "
         "in its source's label convention, and prints the volumes of WT, TC and ET.",
         epilog=DISCLAIMER,
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="folder of a run, as kd_jax.train printed it; the logits of several (folds, for example) are averaged",
+        help="folder of a run, as kd-jax train printed it; the logits of several (folds, for example) are averaged",
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="folder of one case or of many, or a CSV file")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the results")

@@ -1,4 +1,4 @@
-"""`python -m kd_jax.train`: the command; `kd_jax.training.launch` reads it, `kd_jax.training.loop` does the work.
+"""`kd-jax train`: the command; `kd_jax.training.launch` reads it, `kd_jax.training.loop` does the work.
 
 Worker processes import the main module again, so this one imports nothing that they have no use for.
 """

@@ -58,7 +58,7 @@ class Survey:
             size = in_words(sum(file.stat().st_size for folder in former for file in folder.iterdir()))
             lines.append(
                 f"{len(self.outdated)} cases changed since they were prepared, first {next(iter(self.outdated))}; "
-                f"their old entries take {size} (data_pipeline.prepare --remove-outdated removes them)"
+                f"their old entries take {size} (kd-jax prepare --remove-outdated removes them)"
             )
         if self.missing:
             lines.append(f"{self.missing} to prepare: about {in_words(self.needed)} of {in_words(self.free)} free")

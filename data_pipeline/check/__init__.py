@@ -1,1 +1,1 @@
-"""`python -m data_pipeline.check`: everything that is wrong with a data set, before anything is trained on it."""
+"""`kd-jax check`: everything that is wrong with a data set, before anything is trained on it."""

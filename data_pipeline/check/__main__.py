@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.check`: everything that is wrong with a data set, before anything is trained on it."""
+"""`kd-jax check`: everything that is wrong with a data set, before anything is trained on it."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ from data_pipeline.files import write_atomically
 
 _EXAMPLES = """
 examples:
-  python -m data_pipeline.check /data/BraTS2021
-  python -m data_pipeline.check /data/BraTS2023-GLI /data/UPenn-GBM -o checks/mine --workers 16
-  python -m data_pipeline.check /data/PED --layout brats2024
+  kd-jax check /data/BraTS2021
+  kd-jax check /data/BraTS2023-GLI /data/UPenn-GBM -o checks/mine --workers 16
+  kd-jax check /data/PED --layout brats2024
 exit status: 0; 1 if the check found an error; 2 if the check itself failed
 """
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.check",
+        prog="kd-jax check",
         description="Read every voxel of every file of a data set and report everything that is wrong, before "
         "anything is trained. Writes OUT/check.json and OUT/check.html.",
         epilog=_EXAMPLES,

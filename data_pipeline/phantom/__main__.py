@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.phantom`: write phantoms, or measure how closely they resemble patients."""
+"""`kd-jax phantom`: write phantoms, or measure how closely they resemble patients."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.phantom",
+        prog="kd-jax phantom",
         description="Write a data set of brain-tumour phantoms: gliomas grown in the ICBM152 brain, as BraTS 2021 "
         "folders of NIfTI. Finished cases are kept, so a stopped run continues and a larger set adds cases.",
     )

@@ -111,7 +111,7 @@ def audit_folder(root: Path) -> list[dict[str, float]]:
     """
     names = finished_cases(root)
     if not names:
-        raise InputError(f"{root}: no BraTS2021_<number> folders; make some with python -m data_pipeline.phantom")
+        raise InputError(f"{root}: no BraTS2021_<number> folders; make some with kd-jax phantom")
     rows = []
     for name in names:
         images = {m: np.asarray(nib.load(root / name / f"{name}_{m}.nii.gz").dataobj) for m in MODALITIES}

@@ -55,8 +55,8 @@ def raw_scan(
             "error" if refuse else "warning",
             None,
             f"these look like raw clinical scans ({'; '.join(signs)})",
-            "bring them to the space of BraTS first; python -m data_pipeline.check prints the commands "
-            "(to segment them as they are: kd_jax.predict --accept-raw)",
+            "bring them to the space of BraTS first; kd-jax check prints the commands "
+            "(to segment them as they are: kd-jax predict --accept-raw)",
             to_atlas(case, files) if commands else None,
         )
     ]

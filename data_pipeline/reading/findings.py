@@ -109,4 +109,4 @@ def digest(findings: Iterable[tuple[str, Finding]], severity: Severity, shown: i
     lines = [f"{severity}: {words} (in {count} cases)" for words, count in common.items()]
     lines += [f"{severity}: {case}: {finding.note()}" for case, finding in chosen if finding.brief() not in common]
     more = len(lines) - shown
-    return lines if more <= 0 else [*lines[:shown], f"{severity}: and {more} more; data_pipeline.check lists all"]
+    return lines if more <= 0 else [*lines[:shown], f"{severity}: and {more} more; kd-jax check lists all"]

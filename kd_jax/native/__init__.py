@@ -1,1 +1,1 @@
-"""3-D operators compiled for this machine's processor: optional, built by `python -m kd_jax.native`."""
+"""3-D operators compiled for this machine's processor: optional, built by `kd-jax native`."""

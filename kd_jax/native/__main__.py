@@ -1,4 +1,4 @@
-"""`python -m kd_jax.native`: compiles the 3-D operators for this machine's processor.
+"""`kd-jax native`: compiles the 3-D operators for this machine's processor.
 
 Training and inference on a CPU use them from then on; GPU and TPU do not. It needs a C++ compiler (g++, or the one
 named in CXX). KD_JAX_NATIVE=0 in the environment ignores them; deleting the printed file removes them.
@@ -16,7 +16,7 @@ from kd_jax.native import library
 def main(arguments: Sequence[str]) -> int:
     """Builds, loads, and says where the library is."""
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.native", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="kd-jax native", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args(arguments)
     path = library.build()

@@ -1,8 +1,8 @@
 """Builds the compiled operators and loads them.
 
-They are C++ for XLA's CPU backend, called through `jax.ffi`. They are not part of an installation: `python -m
-kd_jax.native` compiles them for this processor into the user's cache. From then on every program on this machine uses
-them; without them, everything runs on XLA's own operators.
+They are C++ for XLA's CPU backend, called through `jax.ffi`. They are not part of an installation: `kd-jax native`
+compiles them for this processor into the user's cache. From then on every program on this machine uses them; without
+them, everything runs on XLA's own operators.
 """
 
 import ctypes

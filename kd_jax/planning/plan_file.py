@@ -105,7 +105,7 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def _settings_table(path: Path) -> dict[str, Any]:
-    make = "python -m kd_jax.plan makes one"
+    make = "kd-jax plan makes one"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

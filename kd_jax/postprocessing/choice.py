@@ -44,7 +44,7 @@ def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
         "--postprocess",
         metavar="auto|none|FILE",
         default="auto",
-        help=f"auto applies RUN/{POSTPROCESSING_FILE} where kd_jax.postprocess has written it, for an ensemble if it "
+        help=f"auto applies RUN/{POSTPROCESSING_FILE} where kd-jax postprocess has written it, for an ensemble if it "
         "is the same in every run; FILE applies another one (default: %(default)s)",
     )
     parser.add_argument(
@@ -85,11 +85,11 @@ def _choose(option: str, members: Sequence[tuple[Path, str]]) -> tuple[Postproce
         found = [_rule_of(Path(option), network) for _, network in members]
     rules = [rule for rule in found if rule is not None]
     if not rules:
-        return nothing, "none (none decided; kd_jax.postprocess does)"
+        return nothing, "none (none decided; kd-jax postprocess does)"
     if len(rules) < len(found):
         return nothing, f"none ({len(found) - len(rules)} of the {len(found)} runs have no rule)"
     if not all(rule.does_as(rules[0]) for rule in rules):
-        return nothing, "none (the networks have different rules; kd_jax.postprocess RUN RUN ... decides one for all)"
+        return nothing, "none (the networks have different rules; kd-jax postprocess RUN RUN ... decides one for all)"
     return rules[0], describe(rules[0])
 
 
@@ -98,6 +98,6 @@ def _rule_of(path: Path, network: str) -> Postprocessing:
     if network not in rules:
         raise InputError(
             f"{path}: holds a rule for the {' and the '.join(rules)}, not for the {network}; decide one with "
-            f"kd_jax.postprocess --network {network}, or pass --postprocess none"
+            f"kd-jax postprocess --network {network}, or pass --postprocess none"
         )
     return rules[network]

@@ -179,12 +179,12 @@ def read_rules(path: Path) -> dict[str, Postprocessing]:
         return _FILE.validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); give a file that kd_jax.postprocess wrote"
+            f"{path}: cannot be read ({error.strerror or error}); give a file that kd-jax postprocess wrote"
         ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the top"
         raise InputError(
-            f"{path}: not a rule that kd_jax.postprocess wrote, found at {where}: {problem['msg']}; delete it and "
+            f"{path}: not a rule that kd-jax postprocess wrote, found at {where}: {problem['msg']}; delete it and "
             "decide it anew, or pass --postprocess none to do without"
         ) from error

@@ -246,9 +246,9 @@ def _quiet() -> warnings.catch_warnings:
 
 def _missing(run: Path, which: Which) -> str:
     if not run.exists():
-        return f"{run}: no such run folder; give the folder that `python -m kd_jax.train` printed"
+        return f"{run}: no such run folder; give the folder that `kd-jax train` printed"
     if not (run / "checkpoints").is_dir():
-        return f"{run}: not a run folder (no checkpoints/ in it); give the folder that `python -m kd_jax.train` printed"
+        return f"{run}: not a run folder (no checkpoints/ in it); give the folder that `kd-jax train` printed"
     other: Which = "latest" if which == "best" else "best"
     hint = f"--checkpoint {other} is there" if has_checkpoint(run, other) else "train it first"
     return f"{run}: has no {which} checkpoint; {hint}"

@@ -72,8 +72,8 @@ def _configure(args: argparse.Namespace) -> tuple[Config, Restored | None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kd_jax.train",
-        usage="python -m kd_jax.train [--config FILE] [--plan FILE] [--teacher-from RUN] [--run RUN] [--resume] "
+        prog="kd-jax train",
+        usage="kd-jax train [--config FILE] [--plan FILE] [--teacher-from RUN] [--run RUN] [--resume] "
         "[--overwrite] [--SECTION.KEY VALUE ...]",
         description="Train a teacher on all modalities and a student on a subset at the same time. Without "
         "arguments: a small pair on the embedded phantom, in minutes on a laptop. Ctrl-C saves and says how to go on.",
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, or a preset: paper, nnunet")
-    parser.add_argument("--plan", type=Path, metavar="FILE", help="plan of kd_jax.plan; it wins over --config")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="plan that kd-jax plan wrote; it wins over --config")
     parser.add_argument(
         "--teacher-from",
         type=Path,

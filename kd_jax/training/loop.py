@@ -84,9 +84,9 @@ def train(config: Config, run: Path, cases: RunCases, *, resume: bool, teacher: 
         if progress.epoch < config.train.epochs:
             save_latest(checkpoints, state, progress.to_position(), config)
     if progress.epoch < config.train.epochs:
-        say(f"stopped at step {progress.step}; go on with: python -m kd_jax.train --run {run} --resume")
+        say(f"stopped at step {progress.step}; go on with: kd-jax train --run {run} --resume")
         return stop.exit_status
-    say(f"trained; score it with: python -m kd_jax.evaluate {run} --network both")
+    say(f"trained; score it with: kd-jax evaluate {run} --network both")
     return 0
 
 
@@ -222,7 +222,7 @@ def _announce(
         f"{per_device} patch(es) per device, {config.train.precision}; from step {progress.step}"
     )
     if device.platform == "cpu" and not library.available():
-        say("operators compiled for this CPU are about three times faster: python -m kd_jax.native")
+        say("operators compiled for this CPU are about three times faster: kd-jax native")
 
 
 def _describe_terms(objective: Objective, student: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m data_pipeline.prepare` does what training does before it starts."""
+"""`kd-jax prepare` does what training does before it starts."""
 
 import re
 import shutil

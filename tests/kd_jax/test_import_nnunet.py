@@ -197,7 +197,7 @@ def test_what_was_found_is_told(capsys, result, tmp_path):
         "channels     flair t1ce",
         "regions      WT = whole tumor, TC = tumor core, ET = enhancing tumor",
         "trained on volumes stored towards RAS",
-        f"python -m kd_jax.predict {tmp_path / 'run'} PATIENT",
+        f"kd-jax predict {tmp_path / 'run'} PATIENT",
     ):
         assert line in told
 

@@ -40,7 +40,7 @@ def test_a_folder_of_cases_becomes_a_plan_to_train_with(data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "20 x 28 x 24 voxels" in out and "16 GB for 2 network(s)" in out and "encoder blocks" in out
     said = shlex.split(out.rpartition("train with: ")[2])
-    assert said[:3] == ["python", "-m", "kd_jax.train"]
+    assert said[:2] == ["kd-jax", "train"]
     assert said[said.index("--plan") + 1] == str(file) and said[said.index("--data.root") + 1] == str(data)
     assert said[said.index("--data.ignore_affine") + 1] == "true"
 

@@ -154,7 +154,7 @@ def test_a_rule_is_read_as_it_was_written_and_that_of_the_other_network_stays(tm
 @pytest.mark.parametrize("text", ["{", '{"student": {"steps": ["brain"]}}', '{"student": {"min_et_ml": -1}}', "[]"])
 def test_a_damaged_rule_is_named(tmp_path, text):
     (tmp_path / "postprocessing.json").write_text(text)
-    with pytest.raises(InputError, match=r"postprocessing\.json: not a rule that kd_jax.postprocess wrote"):
+    with pytest.raises(InputError, match=r"postprocessing\.json: not a rule that kd-jax postprocess wrote"):
         load_postprocessing(tmp_path, "student")
 
 

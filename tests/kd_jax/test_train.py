@@ -125,7 +125,7 @@ def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, setting
 
     monkeypatch.setattr(train_module, "shard", shard_and_signal)
     assert run_command(main, ["--run", str(run), *settings]) == 128 + signal.SIGTERM
-    assert f"stopped at step 2; go on with: python -m kd_jax.train --run {run} --resume" in capsys.readouterr().out
+    assert f"stopped at step 2; go on with: kd-jax train --run {run} --resume" in capsys.readouterr().out
     monkeypatch.setattr(train_module, "shard", original)
     assert int(_state(run).step) == 2
     assert run_command(main, ["--run", str(run), "--resume"]) == 0
@@ -275,7 +275,7 @@ def test_a_student_follows_the_teacher_of_another_run_that_is_held_still(whole, 
     [
         (
             ["--distillation.update", "student", "--teacher.features", "4", "6", "8"],
-            "there must be a trained one: give the run it is in with --teacher-from",
+            "so it needs a trained one: give its run with --teacher-from",
         ),
         (
             ["--teacher-from", "WHOLE", "--teacher.convs_decoder", "2"],

@@ -155,7 +155,7 @@ def test_all_problems_are_listed_at_once(tmp_path, rng, capsys):
     with pytest.raises(InputError) as error:
         prepare(cases, tmp_path / "cache")
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("3 of 4 cases cannot be used; repair them (data_pipeline.check says how)")
+    assert lines[0].startswith("3 of 4 cases cannot be used; repair them (kd-jax check says how)")
     assert lines[0].endswith("--data.skip_bad true:")
     assert "BraTS2021_00000_t1.nii.gz: the file has zero bytes" in lines[1]
     assert "BraTS2021_00001: no label file" in lines[2]

@@ -25,9 +25,7 @@ def test_what_many_cases_share_is_said_once_and_the_rest_is_counted():
     ]
     assert digest(findings, "note", shown=9) == ["note: case1: no t1"]
     assert digest(findings, "error", shown=9) == []
-    assert digest(thick[1:], "warning", shown=2)[2:] == [
-        f"warning: and {REPEATED - 2} more; data_pipeline.check lists all"
-    ]
+    assert digest(thick[1:], "warning", shown=2)[2:] == [f"warning: and {REPEATED - 2} more; kd-jax check lists all"]
 
 
 def test_several_files_of_one_case_count_once():

@@ -61,7 +61,7 @@ def _edited(file: Path, change) -> Path:
         (lambda c: c["settings"]["train"].update(batch=0), "train.batch: input should be greater than 0, found 0"),
         (lambda c: c["settings"].update(distil={}), "unknown key distil .did you mean distillation"),
         (lambda c: c.update(patch=[8, 8, 8]), "unknown key patch; allowed at the top: data, why, settings"),
-        (lambda c: c.pop("settings"), "expected a plan with a table settings, found data, why; python -m kd_jax.plan"),
+        (lambda c: c.pop("settings"), "expected a plan with a table settings, found data, why; kd-jax plan"),
         (lambda c: c.update(settings=[]), "expected a plan with a table settings"),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_edit_that_cannot_be_is_named(file, change, said):
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1, 2]", b"null", b'{"settings": {"data": [}}'])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "plan.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"plan.json: .*(not readable JSON|expected a plan).*kd_jax.plan makes one"):
+    with pytest.raises(InputError, match=r"plan.json: .*(not readable JSON|expected a plan).*kd-jax plan makes one"):
         read_plan(tmp_path / "plan.json")
 
 

@@ -21,8 +21,8 @@ Index3 = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 """Edges of a voxel, in mm."""
 
-Box = tuple[slice, slice, slice]
-"""A box of voxels inside a volume."""
+Slices3 = tuple[slice, slice, slice]
+"""A box of voxels inside a volume, to index it with."""
 
 Modality = Literal["t1", "t1ce", "t2", "flair"]
 Region = Literal["WT", "TC", "ET"]

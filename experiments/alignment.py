@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data_pipeline.case import Case
 from data_pipeline.command_line import run_command
-from data_pipeline.conventions import MODALITIES, Box, Modality
+from data_pipeline.conventions import MODALITIES, Modality, Slices3
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.reading.alignment import check_alignment
@@ -42,7 +42,7 @@ CENTRES = ("grid", "brain")
 SHIFTS_MM = (2, 4, 6, 8, 12, 20)
 TURNS = (5, 10, 15)
 """Degrees."""
-WHOLE: Box = (slice(None), slice(None), slice(None))
+WHOLE: Slices3 = (slice(None), slice(None), slice(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Files:
     spacing: tuple[float, float, float]
 
     @property
-    def brain(self) -> tuple[Box, Bool[np.ndarray, "d2 h2 w2"]]:
+    def brain(self) -> tuple[Slices3, Bool[np.ndarray, "d2 h2 w2"]]:
         """The box around all brains, and their union in it."""
         union = np.logical_or.reduce([image.foreground for image in self.images.values()])
         crop = ndimage.find_objects(union.view(np.uint8))[0]
@@ -130,7 +130,7 @@ def names(found: Sequence[Finding], files: Files, name: Name, words: str, *, lab
     return len(found) == 1 and words in found[0].found and (one_to_one or found[0].file == path)
 
 
-def _flip(voxels: Shaped[np.ndarray, "d h w"], axes: Sequence[int], box: Box) -> Shaped[np.ndarray, "d h w"]:
+def _flip(voxels: Shaped[np.ndarray, "d h w"], axes: Sequence[int], box: Slices3) -> Shaped[np.ndarray, "d h w"]:
     flipped = voxels.copy()
     flipped[box] = np.flip(voxels[box], tuple(axes))
     return flipped

@@ -52,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> int:
     # Imported when work begins: --help does not wait for SciPy and nibabel.
     from data_pipeline.check.checked_case import check_case
-    from data_pipeline.check.dataset import as_json, check_dataset, count_findings, summary_lines
     from data_pipeline.check.listing import listing
     from data_pipeline.check.page import html_page
+    from data_pipeline.check.summary import as_json, check_dataset, count_findings, summary_lines
     from data_pipeline.layouts.find import describe, find_cases
     from data_pipeline.layouts.unused import unused_files
     from data_pipeline.workers import map_cases

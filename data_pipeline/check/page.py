@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data_pipeline.check.checked_case import BINS, RANGE, CheckedCase
-from data_pipeline.check.dataset import summary_lines
+from data_pipeline.check.summary import summary_lines
 from data_pipeline.check.thumbnail import COLOURS
 from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.reading.findings import SEVERITIES, Finding

@@ -8,7 +8,7 @@ from data_pipeline.case import Case
 from data_pipeline.conventions import CONVENTIONS, MODALITIES
 from data_pipeline.errors import FileError
 from data_pipeline.layouts.table import LAYOUTS, patient_of
-from data_pipeline.layouts.tree import Overrides, Tree
+from data_pipeline.layouts.tree import FileTree, Overrides
 
 _FILE = re.compile(
     r"(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[a-z]+-[A-Za-z0-9.]+)*)"
@@ -17,12 +17,12 @@ _FILE = re.compile(
 _ROLES = {"T1w": "t1", "T2w": "t2", "FLAIR": "flair", "dseg": "seg"}
 
 
-def without_bids(tree: Tree) -> Tree:
+def without_bids(tree: FileTree) -> FileTree:
     """The tree without the files that are named as in BIDS."""
     return {folder: [name for name in names if not _FILE.fullmatch(name)] for folder, names in tree.items()}
 
 
-def find_bids(root: Path, tree: Tree, overrides: Overrides) -> list[Case]:
+def find_bids(root: Path, tree: FileTree, overrides: Overrides) -> list[Case]:
     """Cases named as in BIDS; under `derivatives` only segmentations are taken, images are not.
 
     Raises:

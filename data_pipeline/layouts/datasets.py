@@ -10,21 +10,21 @@ from data_pipeline.conventions import CONVENTIONS, MODALITIES, LabelConvention, 
 from data_pipeline.errors import FileError
 from data_pipeline.layouts.dataset_json import DatasetJson, label_convention, read_dataset_json
 from data_pipeline.layouts.table import LAYOUTS, patient_of
-from data_pipeline.layouts.tree import Overrides, Tree, is_nifti
+from data_pipeline.layouts.tree import FileTree, Overrides, is_nifti
 
 DATASET_FILE = "dataset.json"
 _IMAGES = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?")
 
 
-def image_folders(tree: Tree) -> Iterator[tuple[Path, Path]]:
+def image_folders(tree: FileTree) -> Iterator[tuple[Path, Path]]:
     """Folders of images that a dataset.json describes, each with that file; the root may be such a folder itself."""
     for folder in tree:
         if folder.absolute().name in _IMAGES and (file := folder.absolute().parent / DATASET_FILE).is_file():
             yield folder, file
 
 
-def without_datasets(tree: Tree) -> Tree:
+def without_datasets(tree: FileTree) -> FileTree:
     """The tree without the folders that a dataset.json describes."""
     claimed = {folder.absolute().parent for folder, _ in image_folders(tree)}
     return {
@@ -34,7 +34,7 @@ def without_datasets(tree: Tree) -> Tree:
     }
 
 
-def find_in_datasets(tree: Tree, overrides: Overrides) -> list[Case]:
+def find_in_datasets(tree: FileTree, overrides: Overrides) -> list[Case]:
     """Cases of folders with a dataset.json.
 
     Raises:
@@ -51,7 +51,7 @@ def find_in_datasets(tree: Tree, overrides: Overrides) -> list[Case]:
     return cases
 
 
-def require_dataset_json(tree: Tree) -> None:
+def require_dataset_json(tree: FileTree) -> None:
     """Raises FileError for folders named as nnU-Net's or the MSD's without the dataset.json that explains them."""
     for folder, names in tree.items():
         parent = folder.absolute().parent

@@ -10,7 +10,7 @@ from data_pipeline.case import Case
 from data_pipeline.conventions import CONVENTIONS, MODALITIES, LabelConvention
 from data_pipeline.errors import FileError, InputError
 from data_pipeline.layouts.table import LAYOUTS, patient_of
-from data_pipeline.layouts.tree import Overrides, Tree
+from data_pipeline.layouts.tree import FileTree, Overrides
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Group:
         return ranked[min(ranked)] if ranked else None
 
 
-def find_suffixed(tree: Tree, overrides: Overrides) -> list[Case]:
+def find_suffixed(tree: FileTree, overrides: Overrides) -> list[Case]:
     """Cases whose files name the modality in a suffix.
 
     Raises:

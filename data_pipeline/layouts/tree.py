@@ -10,7 +10,7 @@ from data_pipeline.conventions import LabelConvention
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.table import LAYOUTS
 
-Tree = Mapping[Path, list[str]]
+FileTree = Mapping[Path, list[str]]
 """Folders, with the sorted names of their visible files."""
 
 _SHOWN = 3
@@ -35,7 +35,7 @@ def is_nifti(name: str) -> bool:
     return _NIFTI.fullmatch(name) is not None
 
 
-def read_tree(root: Path) -> Tree:
+def read_tree(root: Path) -> FileTree:
     """All folders under `root` with their visible files; links are followed, but no folder is visited twice."""
     return dict(_walk(root))
 
@@ -51,7 +51,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(folder), sorted(name for name in files if not name.startswith("."))
 
 
-def nothing_found(root: Path, tree: Tree, layout: str | None) -> InputError:
+def nothing_found(root: Path, tree: FileTree, layout: str | None) -> InputError:
     """The error for a folder without cases: its contents, and what to do."""
     files = [folder / name for folder, names in tree.items() for name in names]
     if mha := next((file for file in files if file.suffix.lower() == ".mha"), None):

@@ -14,6 +14,8 @@ from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.errors import InputError
 from data_pipeline.patches import intensity
 from data_pipeline.patches.spatial import (
+    Image,
+    Label,
     Matrix,
     cut_patch,
     cut_turned,
@@ -23,8 +25,6 @@ from data_pipeline.patches.spatial import (
     rotation_zoom,
 )
 
-Image = Float32[np.ndarray, "d h w c"]
-Label = UInt8[np.ndarray, "d h w"]
 Range = tuple[float, float]
 
 

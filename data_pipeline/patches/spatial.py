@@ -15,7 +15,7 @@ from data_pipeline.patches.spatial_turn import turn
 from data_pipeline.patches.spatial_zoom import zoom
 
 Matrix = Float64[np.ndarray, "3 3"]
-Image = Float32[np.ndarray, "d h w channels"]
+Image = Float32[np.ndarray, "d h w c"]
 Label = UInt8[np.ndarray, "d h w"]
 
 FLAT = 3

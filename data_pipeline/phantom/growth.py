@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from data_pipeline.conventions import Box
+from data_pipeline.conventions import Slices3
 from data_pipeline.phantom.grid import smoothstep
 
 GROWTH_SPACING = 2.0
@@ -135,7 +135,7 @@ def _time_step(medium: Medium) -> float:
     return min(_STABILITY * medium.spacing**2 / (6 * max(fastest, 1e-12)), 0.2)
 
 
-def _bounding_box(inside: Bool[np.ndarray, "d h w"], margin: int) -> Box:
+def _bounding_box(inside: Bool[np.ndarray, "d h w"], margin: int) -> Slices3:
     slices = []
     for axis in range(3):
         hit = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
@@ -143,7 +143,7 @@ def _bounding_box(inside: Bool[np.ndarray, "d h w"], margin: int) -> Box:
     return tuple(slices)  # type: ignore[return-value]
 
 
-def _advance(u: Float32[np.ndarray, "d h w"], medium: Medium, box: Box, dt: float) -> Float32[np.ndarray, "d h w"]:
+def _advance(u: Float32[np.ndarray, "d h w"], medium: Medium, box: Slices3, dt: float) -> Float32[np.ndarray, "d h w"]:
     """A block of Euler steps inside a box, without allocating inside the loop."""
     scale = np.float32(dt / medium.spacing**2)
     conductance = []

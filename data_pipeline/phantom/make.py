@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
 from scipy import ndimage
 
-from data_pipeline.conventions import MODALITIES, Box, Modality
+from data_pipeline.conventions import MODALITIES, Modality, Slices3
 from data_pipeline.phantom.acquisition import acquire, draw_protocol
 from data_pipeline.phantom.anatomy import Anatomy
 from data_pipeline.phantom.confounders import Surroundings, apply_confounders, draw_confounders
-from data_pipeline.phantom.contrast import draw_intensities, draw_sharpness, draw_sulci, insert_tumour, mix, tissue_maps
 from data_pipeline.phantom.deformation import (
     CONTROL_SPACING,
     before_mass_effect,
@@ -20,6 +19,14 @@ from data_pipeline.phantom.deformation import (
     to_template,
 )
 from data_pipeline.phantom.grid import BOX_ORIGIN, Grid, box_grid, smooth_field
+from data_pipeline.phantom.intensities import (
+    draw_intensities,
+    draw_sharpness,
+    draw_sulci,
+    insert_tumour,
+    mix,
+    tissue_maps,
+)
 from data_pipeline.phantom.labels import ET, NCR, label_tumour, roughen
 from data_pipeline.phantom.properties import TumourProperties, draw_properties
 from data_pipeline.phantom.tumour import Tumour, grow_tumour
@@ -52,7 +59,7 @@ class _Head:
     """A subject's head on the part of the image grid that holds it."""
 
     grid: Grid
-    box: Box
+    box: Slices3
     mask: Bool[np.ndarray, "d h w"]
     points: Float32[np.ndarray, "3 d h w"]
     density: Float32[np.ndarray, "d h w"]
@@ -122,7 +129,7 @@ def _place(
     return _Head(grid, box, mask, points, roughen(streams["edge"], density, grid), depth)
 
 
-def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> Box:
+def _brain_box(depth: Float32[np.ndarray, "a b c"], whole: Grid) -> Slices3:
     """Voxels of the image grid that may hold brain, from the depth on the control grid."""
     inside = np.argwhere(depth > 0)
     box = []

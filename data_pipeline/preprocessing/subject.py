@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Box, Modality, without_cavity
+from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN, Modality, Slices3, without_cavity
 from data_pipeline.preprocessing.resample import (
     Spacing,
     as_spacing,
@@ -49,7 +49,7 @@ class Subject:
     label: UInt8[np.ndarray, "d h w"] | None
     modalities: tuple[Modality, ...]
     spacing: Spacing
-    crop: Box
+    crop: Slices3
     reference: Geometry
     findings: tuple[Finding, ...]
 

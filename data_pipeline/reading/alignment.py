@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from data_pipeline.conventions import Box, Modality
+from data_pipeline.conventions import Modality, Slices3
 from data_pipeline.reading import mending
 from data_pipeline.reading.checks import SMALLEST_BRAIN, CheckedImage
 from data_pipeline.reading.clinical import ANCHORS
@@ -59,7 +59,7 @@ _TOWARDS = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 def check_alignment(
     images: Mapping[Modality, CheckedImage],
-    crop: Box,
+    crop: Slices3,
     mask: Bool[np.ndarray, "d2 h2 w2"],
     spacing: Sequence[float],
     files: Mapping[Modality, Path],
@@ -156,7 +156,7 @@ def _displaced(names: Sequence[str], moved: ByOffset, flipped: ByFlip) -> list[_
 
 
 def _displaced_label(
-    classes: UInt8[np.ndarray, "d h w"], peers: Mapping[str, Codes], box: Box, offsets: Sequence[Offset]
+    classes: UInt8[np.ndarray, "d h w"], peers: Mapping[str, Codes], box: Slices3, offsets: Sequence[Offset]
 ) -> list[_Place]:
     own = label_codes(classes, np.logical_or.reduce([image > 0 for image in peers.values()]), box)
     moved = {(LABEL, m): by_offset(own, image, offsets) for m, image in peers.items()}

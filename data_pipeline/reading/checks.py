@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from nibabel.spatialimages import HeaderDataError
 
-from data_pipeline.conventions import CLASSES, Box
+from data_pipeline.conventions import CLASSES, Slices3
 from data_pipeline.reading import mending
 from data_pipeline.reading.findings import Finding, Refusal
 from data_pipeline.reading.nifti import Geometry, Volume
@@ -193,7 +193,7 @@ def _rows(affine: np.ndarray) -> str:
 
 def check_label(
     classes: UInt8[np.ndarray, "d h w"],
-    crop: Box,
+    crop: Slices3,
     mask: Bool[np.ndarray, "d2 h2 w2"],
     file: Path,
 ) -> list[Finding]:

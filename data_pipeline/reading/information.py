@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from data_pipeline.conventions import Box, Index3
+from data_pipeline.conventions import Index3, Slices3
 from data_pipeline.reading.checks import CheckedImage
 
 Codes = UInt8[np.ndarray, "a b c"]
@@ -33,7 +33,7 @@ _BINS = 32
 _SPECK = 0.003  # of the largest slice's brain: slices with less do not belong to the box
 
 
-def brain_box(crop: Box, mask: Bool[np.ndarray, "d2 h2 w2"]) -> Box:
+def brain_box(crop: Slices3, mask: Bool[np.ndarray, "d2 h2 w2"]) -> Slices3:
     """The box around the brain, without slices that hold only a speck: they would move its centre."""
     box = []
     for axis, whole in enumerate(crop):
@@ -44,12 +44,12 @@ def brain_box(crop: Box, mask: Bool[np.ndarray, "d2 h2 w2"]) -> Box:
     return box[0], box[1], box[2]
 
 
-def stride(box: Box) -> int:
+def stride(box: Slices3) -> int:
     """Voxels from one sampled position to the next."""
     return max(1, math.ceil((math.prod(s.stop - s.start for s in box) / SAMPLED_VOXELS) ** (1 / 3)))
 
 
-def codes(image: CheckedImage, box: Box) -> Codes | None:
+def codes(image: CheckedImage, box: Slices3) -> Codes | None:
     """Intensities inside the brain in `_BINS` steps from 1, outside 0; None if they are all the same.
 
     The sampled positions mirror each other, so that flipping the result equals flipping the image inside the box.
@@ -63,12 +63,12 @@ def codes(image: CheckedImage, box: Box) -> Codes | None:
     return np.where(inside, steps + 1, 0).astype(np.uint8)
 
 
-def label_codes(classes: UInt8[np.ndarray, "d h w"], brain: Bool[np.ndarray, "a b c"], box: Box) -> Codes:
+def label_codes(classes: UInt8[np.ndarray, "d h w"], brain: Bool[np.ndarray, "a b c"], box: Slices3) -> Codes:
     """Classes plus 1 inside the brain, 0 outside, at the positions of `codes`, for which `brain` is given."""
     return np.where(brain, classes[_lattice(box)] + 1, 0).astype(np.uint8)
 
 
-def _lattice(box: Box) -> tuple[Int64[np.ndarray, "..."], ...]:
+def _lattice(box: Slices3) -> tuple[Int64[np.ndarray, "..."], ...]:
     return np.ix_(*(_symmetric(s, stride(box)) for s in box))
 
 

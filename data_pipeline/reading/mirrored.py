@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from data_pipeline.conventions import CLASSES, Box
+from data_pipeline.conventions import CLASSES, Slices3
 from data_pipeline.reading.checks import CheckedImage
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.information import FLIPS, ByFlip
@@ -59,7 +59,7 @@ def image_flips(information: ByFlip, names: Sequence[str]) -> dict[str, int]:
     return {m: flip if fit(m, flip) > max(_LEAST, _MARGIN * fit(m, most)) else most for m, flip in best.items()}
 
 
-def label_flip(classes: UInt8[np.ndarray, "d h w"], flair: CheckedImage, box: Box) -> int | None:
+def label_flip(classes: UInt8[np.ndarray, "d h w"], flair: CheckedImage, box: Slices3) -> int | None:
     """The mirroring of the label that puts its oedema where FLAIR is bright; None if that is not clear."""
     labelled = np.flatnonzero(classes == CLASSES.index("ED"))
     here = np.array(np.unravel_index(labelled[:: max(1, labelled.size // SAMPLED_OEDEMA)], classes.shape))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import MODALITIES, Box, Modality
+from data_pipeline.conventions import MODALITIES, Modality, Slices3
 from data_pipeline.errors import FileError
 from data_pipeline.reading.alignment import check_alignment
 from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
@@ -38,7 +38,7 @@ class Scan:
 
     images: dict[Modality, Float32[np.ndarray, "d h w"]]
     mask: Bool[np.ndarray, "d h w"]
-    crop: Box
+    crop: Slices3
     reference: Geometry
     classes: UInt8[np.ndarray, "full_d full_h full_w"] | None
     findings: tuple[Finding, ...]
@@ -199,7 +199,7 @@ def _check_grids(images: Sequence[Geometry], label: Geometry | None, ignore_affi
     return findings + [finding for grid in reversed(spacings.values()) for finding in check_spacing(grid)]
 
 
-def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Box, Bool[np.ndarray, "d2 h2 w2"]]:
+def _brain(foregrounds: Sequence[Bool[np.ndarray, "d h w"]]) -> tuple[Slices3, Bool[np.ndarray, "d2 h2 w2"]]:
     """Bounding box of the union, and inside it the union with its holes filled."""
     union = np.logical_or.reduce(foregrounds)
     crop = ndimage.find_objects(union.view(np.uint8))[0]

@@ -8,11 +8,9 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float32
 
-from data_pipeline.conventions import CLASSES, Modality
+from data_pipeline.conventions import CLASSES, Modality, Shape3
 from experiments.benchmark.workload import BRATS_SHAPE
 from kd_jax.config.network import NetworkConfig
-
-Shape3 = tuple[int, int, int]
 
 OUTPUTS = len(CLASSES)
 WEIGHTS_FILE = "weights.npz"

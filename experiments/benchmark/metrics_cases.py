@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from scipy import ndimage
 
-from data_pipeline.conventions import CLASSES
-
-Triple = tuple[int, int, int]
+from data_pipeline.conventions import CLASSES, Shape3
 
 _NCR, _ED, _ET = (CLASSES.index(name) for name in ("NCR", "ED", "ET"))
 _CORE, _NECROSIS = 0.75, 0.55
@@ -27,7 +25,7 @@ class Pair(NamedTuple):
     reference: UInt8[np.ndarray, "d h w"]
 
 
-def make_pair(shape: Triple, volume_ml: float, seed: int, shift: int = 0) -> Pair:
+def make_pair(shape: Shape3, volume_ml: float, seed: int, shift: int = 0) -> Pair:
     """A tumour with oedema, enhancing rim and necrosis, and a prediction with errors at its borders.
 
     Borders are level sets of the distance from a centre plus smooth noise; the prediction has noise of its own on

@@ -6,8 +6,8 @@ Each factory makes the same pairs of label maps; what `run` returns is the sum o
 from collections.abc import Callable
 from typing import Any
 
-from data_pipeline.conventions import region_mask
-from experiments.benchmark.metrics_cases import Pair, Triple, make_pair
+from data_pipeline.conventions import Shape3, region_mask
+from experiments.benchmark.metrics_cases import Pair, make_pair
 from experiments.benchmark.workload import Workload
 from kd_jax.metrics import REGIONS, region_scores
 
@@ -58,7 +58,7 @@ def medpy(**settings: Any) -> Workload:
 
 
 def _of_all_pairs(
-    score: Callable[[Pair], float], *, shape: Triple, volumes_ml: list[float], seed: int, shift: int = 0
+    score: Callable[[Pair], float], *, shape: Shape3, volumes_ml: list[float], seed: int, shift: int = 0
 ) -> Workload:
     pairs = [make_pair(shape, volume, seed + number, shift) for number, volume in enumerate(volumes_ml)]
     return Workload(lambda: sum(score(pair) for pair in pairs))

@@ -15,14 +15,14 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.patches import intensity
 from data_pipeline.patches.augment import Augmentation, finish_patch, reach
 from data_pipeline.patches.sampling import choose_start, enlarged_offset, is_foreground_position, start_bounds
-from data_pipeline.patches.spatial import cut_patch, cut_turned, rotation_zoom
+from data_pipeline.patches.spatial import Image, Label, cut_patch, cut_turned, rotation_zoom
 from experiments.parity import augmentation_draws
 from experiments.parity.check import GOLDEN, Check
 
@@ -51,9 +51,6 @@ The one that is only zoomed has even sizes: the middle of an odd one lies exactl
 where rounding decides the label.
 """
 TOLERANCE = 1e-5
-
-Image = Float32[np.ndarray, "d h w c"]
-Label = UInt8[np.ndarray, "d h w"]
 
 
 def checks() -> Iterator[Check]:

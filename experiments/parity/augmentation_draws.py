@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -19,6 +19,7 @@ from data_pipeline.conventions import OUTSIDE_BRAIN, Index3, Shape3
 from data_pipeline.patches import augment
 from data_pipeline.patches.augment import Augmentation, augment_patch, reach
 from data_pipeline.patches.sampling import EACH_CLASS, EACH_REGION, Groups, choose_start, enlarged_offset
+from data_pipeline.patches.spatial import Image
 from experiments.parity.check import Check
 
 PATCH: Shape3 = (16, 14, 15)
@@ -39,7 +40,6 @@ TRANSFORMS: tuple[tuple[str, Callable[..., Any]], ...] = (
 _PROBABILITIES: dict[str, Any] = {f.name: 0.0 for f in fields(Augmentation) if isinstance(f.default, float)}
 OFF = Augmentation(**_PROBABILITIES)
 
-Image = Float32[np.ndarray, "d h w c"]
 Effects = Float64[np.ndarray, "runs statistics"]
 
 

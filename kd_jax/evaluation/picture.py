@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data_pipeline.conventions import CLASSES, MODALITIES, Box, Modality, Region
+from data_pipeline.conventions import CLASSES, MODALITIES, Modality, Region, Slices3
 from data_pipeline.files import write_atomically
 from kd_jax.inference.segmenter import Segmentation
 from kd_jax.metrics import RegionScores
@@ -99,7 +99,7 @@ def take_classes(segmentation: Segmentation, view: CaseView) -> UInt8[np.ndarray
     return segmentation.classes[:, :, view.axial].copy()
 
 
-def choose_slice(reference: UInt8[np.ndarray, "d h w"], crop: Box) -> int:
+def choose_slice(reference: UInt8[np.ndarray, "d h w"], crop: Slices3) -> int:
     """The axial slice of the brain's box with the most tumour in the reference; without tumour the middle one."""
     bottom, top = crop[2].start, crop[2].stop
     tumour = np.count_nonzero(reference[:, :, bottom:top], axis=(0, 1))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from data_pipeline.conventions import Box, Spacing
+from data_pipeline.conventions import Slices3, Spacing
 
 HD95_DEFINITION = (
     "95th percentile (linear interpolation) of the distances in mm from each surface voxel to the other surface, "
@@ -81,7 +81,7 @@ def hd95(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h
     return max(_directed(*surfaces, spacing, shells), _directed(*surfaces[::-1], spacing, shells))
 
 
-def bounding_box(values: Shaped[np.ndarray, "d h w"]) -> Box:
+def bounding_box(values: Shaped[np.ndarray, "d h w"]) -> Slices3:
     """The smallest box that contains every value but 0; an empty box where all values are 0."""
     # A reduction along the first axis reads memory in order, so it goes first and shrinks the work of the others.
     seen_along_x: Bool[np.ndarray, "h w"] = np.any(values, axis=0)

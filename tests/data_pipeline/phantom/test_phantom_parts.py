@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from data_pipeline.conventions import MODALITIES
-from data_pipeline.phantom import acquisition, audit, confounders, contrast
+from data_pipeline.phantom import acquisition, audit, confounders, intensities
 from data_pipeline.phantom import deformation as deform
 from data_pipeline.phantom.grid import BOX_ORIGIN, Grid, box_grid, resample, smooth_field
 
@@ -90,7 +90,7 @@ def test_mass_effect_leaves_the_skull_alone_and_folds_nothing():
     assert np.all(np.diff(before) > 0)
 
 
-# ---------------------------------------------------------------- contrast
+# ---------------------------------------------------------------- intensities
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -98,10 +98,10 @@ def test_mass_effect_leaves_the_skull_alone_and_folds_nothing():
 def test_tissue_fractions_sum_to_one_with_and_without_a_tumour(seed):
     rng = np.random.default_rng(seed)
     gm, wm, sulci = rng.random((3, 4, 5, 6), np.float32) * np.float32(0.5)
-    healthy = contrast.tissue_maps(gm, wm, sulci, contrast.draw_sharpness(rng))
+    healthy = intensities.tissue_maps(gm, wm, sulci, intensities.draw_sharpness(rng))
     np.testing.assert_allclose(healthy.sum(0), 1, atol=1e-6)
     core = rng.dirichlet((1, 1, 1), size=gm.shape).astype(np.float32)
-    fractions = contrast.insert_tumour(healthy, rng.random(gm.shape, np.float32), core[..., 0], core[..., 1])
+    fractions = intensities.insert_tumour(healthy, rng.random(gm.shape, np.float32), core[..., 0], core[..., 1])
     np.testing.assert_allclose(fractions.sum(0), 1, atol=1e-5)
     assert fractions.min() >= -1e-6
 
@@ -109,18 +109,18 @@ def test_tissue_fractions_sum_to_one_with_and_without_a_tumour(seed):
 def test_oedema_spares_fluid_and_the_core_replaces_it():
     healthy = np.array([1.0, 0, 0], np.float32).reshape(3, 1, 1, 1)
     full, empty = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
-    assert contrast.insert_tumour(healthy, full, empty, empty)[0] == 1
-    assert contrast.insert_tumour(healthy, full, full, empty).ravel().tolist() == [0, 0, 0, 1, 0, 0]
+    assert intensities.insert_tumour(healthy, full, empty, empty)[0] == 1
+    assert intensities.insert_tumour(healthy, full, full, empty).ravel().tolist() == [0, 0, 0, 1, 0, 0]
 
 
 def test_intensities_stay_in_the_published_ranges_and_some_cores_are_cystic():
-    drawn = [contrast.draw_intensities(np.random.default_rng(i)) for i in range(300)]
+    drawn = [intensities.draw_intensities(np.random.default_rng(i)) for i in range(300)]
     for modality in MODALITIES:
-        for tissue, (low, high) in contrast.RANGES[modality].items():
+        for tissue, (low, high) in intensities.RANGES[modality].items():
             values = np.array([d[modality][tissue] for d in drawn])
             if (modality, tissue) == ("flair", "NCR"):
                 cystic = values < 1
-                assert cystic.mean() == pytest.approx(contrast.CYSTIC_FRACTION, abs=0.06)
+                assert cystic.mean() == pytest.approx(intensities.CYSTIC_FRACTION, abs=0.06)
                 values = values[~cystic]
             assert low <= values.min() < low + 0.1 * (high - low) and high - 0.1 * (high - low) < values.max() <= high
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.case import Case
 from data_pipeline.check.checked_case import CheckedCase, check_case
-from data_pipeline.check.dataset import check_dataset
+from data_pipeline.check.summary import check_dataset
 from data_pipeline.conventions import MODALITIES, OUTSIDE_BRAIN
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid

@@ -12,7 +12,7 @@ def test_changed_files_of_phantoms_are_counted(tmp_path, capsys, monkeypatch):
     make_phantoms(tmp_path, 2, 0, 2.0, 2, progress=False)
     assert alignment.main([str(tmp_path)]) == 0
     title, _, *lines = capsys.readouterr().out.splitlines()
-    assert title == "2 cases; suspected as they are: 0 of 44 sets of their files"
+    assert title == "2 cases; suspected unchanged: 0 of 44 sets of their files"
     split = lines.index("one file changed: noticed, suspected, of")
     found = {line[:20].strip(): line[20:].split() for line in lines[:split]}
     assert {row: columns[2::3] for row, columns in found.items()} == {

@@ -19,7 +19,7 @@ from data_pipeline.files import folder_atomically, write_atomically
 from kd_jax.config.load import dump_config
 from kd_jax.config.schema import Config
 from kd_jax.nnunet.imported import Found, import_config, import_params, orientation_of, provenance, read_network
-from kd_jax.nnunet.results import Kept, find_result
+from kd_jax.nnunet.result_files import Kept, find_result
 from kd_jax.nnunet.weights import Params
 from kd_jax.runs.folder import CONFIG_FILE, check_new_run
 from kd_jax.runs.store import save_teacher

@@ -24,7 +24,7 @@ from kd_jax.inference.cases import Task, missing_modalities, segment_cases
 from kd_jax.inference.findings import print_findings
 from kd_jax.inference.segmenter import Segmenter, load_segmenter
 from kd_jax.metrics import REGIONS
-from kd_jax.postprocessing.choice import millilitres
+from kd_jax.postprocessing.choice import parse_millilitres
 from kd_jax.postprocessing.decision import (
     CaseCounts,
     best_threshold,
@@ -33,7 +33,7 @@ from kd_jax.postprocessing.decision import (
     decide_threshold,
     region_dice,
 )
-from kd_jax.postprocessing.report import decision_tables
+from kd_jax.postprocessing.decision_tables import decision_tables
 from kd_jax.postprocessing.rule import (
     PARTS,
     POSTPROCESSING_FILE,
@@ -41,7 +41,7 @@ from kd_jax.postprocessing.rule import (
     LabelOrRegion,
     Postprocessing,
     When,
-    describe,
+    describe_rule,
     load_postprocessing,
     save_postprocessing,
 )
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_network_options(parser, get_args(Which))
     parser.add_argument(
         "--min-et",
-        type=millilitres,
+        type=parse_millilitres,
         nargs="+",
         default=(),
         metavar="ML",
@@ -183,7 +183,7 @@ def _show(rule: Postprocessing, segmenter: Segmenter, data: EvaluationData) -> N
     phantom = data.held_out and segmenter.members[0].config.data.root is None
     lines = [
         f"Data: {data.place}{' (embedded phantom: says nothing about patients)' if phantom else ''}",
-        f"Post-processing of the {segmenter.name}: {describe(rule)}",
+        f"Post-processing of the {segmenter.name}: {describe_rule(rule)}",
         "Written to " + ", ".join(str(member.run / POSTPROCESSING_FILE) for member in segmenter.members),
     ]
     for line in lines:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from data_pipeline.conventions import CLASSES, MODALITIES
-from kd_jax.config.data import PositiveShape as Triple
+from data_pipeline.conventions import CLASSES, MODALITIES, Shape3
 from kd_jax.config.schema import Config, DataConfig, OptimiserConfig, StudentConfig, TeacherConfig
 
 
@@ -22,7 +21,7 @@ class Size:
     """
 
     features: tuple[int, ...]
-    patch: Triple
+    patch: Shape3
     batch: int
 
     def __str__(self) -> str:

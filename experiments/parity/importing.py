@@ -36,8 +36,8 @@ from experiments.parity.check import GOLDEN, Check
 from experiments.parity.importing_variants import PLAIN, RESIDUAL, SMALL, Variant
 from kd_jax.import_nnunet import main as import_nnunet
 from kd_jax.inference.segmenter import load_segmenter, segment_case
-from kd_jax.nnunet.plans import read_plan
-from kd_jax.nnunet.tables import Table
+from kd_jax.nnunet.json_table import JsonTable
+from kd_jax.nnunet.plans import read_nnunet_plan
 from kd_jax.nnunet.trainers import is_known
 from kd_jax.runs.restore import restore_network
 
@@ -231,9 +231,9 @@ def _old_plans_difference() -> int:
         "pool_op_kernel_sizes": network["strides"],
         "conv_kernel_sizes": network["kernel_sizes"],
     }
-    old = read_plan(Table(Path("plans.json"), "", deepcopy(plans)), "3d_fullres").network
+    old = read_nnunet_plan(JsonTable(Path("plans.json"), "", deepcopy(plans)), "3d_fullres").network
     plans["configurations"]["3d_fullres"] = ConfigurationManager(configuration).configuration
-    new = read_plan(Table(Path("plans.json"), "", plans), "3d_fullres").network
+    new = read_nnunet_plan(JsonTable(Path("plans.json"), "", plans), "3d_fullres").network
     return sum(old[key] != new[key] for key in new)
 
 

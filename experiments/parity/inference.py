@@ -19,7 +19,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 
-from data_pipeline.conventions import CLASSES, Spacing
+from data_pipeline.conventions import CLASSES, Shape3, Spacing
 from data_pipeline.preprocessing.resample import (
     resample_image,
     resample_label,
@@ -30,7 +30,7 @@ from data_pipeline.preprocessing.resample import (
 from experiments.parity.check import GOLDEN, Check
 from kd_jax.config.network import NetworkConfig
 from kd_jax.inference.sliding_window import Forward, make_predictor
-from kd_jax.inference.windows import Shape3, gaussian_importance, window_starts
+from kd_jax.inference.windows import gaussian_importance, window_starts
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
 from kd_jax.ops.operators import conv3d, instance_norm_leaky_relu

@@ -28,6 +28,7 @@ from experiments.parity.originals import (
 )
 from kd_jax.config.network import NetworkConfig
 from kd_jax.config.schema import Config, LossConfig, OptimiserConfig, TrainConfig
+from kd_jax.models.protocol import Params
 from kd_jax.models.unet import UNet
 from kd_jax.nnunet.weights import convert_weights
 from kd_jax.objective.supervised import segmentation_loss
@@ -36,7 +37,6 @@ from kd_jax.training.step import make_optimiser, make_schedule
 
 BOUND = 1e-4
 RELATIVE = "difference, relative to the largest entry"
-Params = dict[str, Any]
 Axes = tuple[int, int, int]
 THREE = (3, 3, 3)
 TOPOLOGIES = {

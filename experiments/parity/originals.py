@@ -14,9 +14,8 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from data_pipeline.conventions import REGION_CLASSES
+from data_pipeline.conventions import REGION_CLASSES, Shape3
 from experiments.parity.draws import draw_state
-from kd_jax.config.data import PositiveShape as Triple
 from kd_jax.config.network import NetworkConfig
 from kd_jax.config.schema import LossConfig
 
@@ -50,7 +49,7 @@ def build_network(network: NetworkConfig, outputs: int, axes: tuple[int, int, in
     return get_network_from_plans(name, arguments, _IMPORTS, channels, outputs, deep_supervision=True)
 
 
-def _placed(sizes: Triple, axes: tuple[int, int, int]) -> list[int]:
+def _placed(sizes: Shape3, axes: tuple[int, int, int]) -> list[int]:
     return [sizes[axes.index(axis)] for axis in range(3)]
 
 
@@ -102,7 +101,7 @@ def build_loss(config: LossConfig, levels: int) -> torch.nn.Module:
     return DeepSupervisionWrapper(loss, weights / weights.sum())
 
 
-def targets_of(labels: UInt8[np.ndarray, "n d h w"], strides: Sequence[Triple], regions: bool) -> list[torch.Tensor]:
+def targets_of(labels: UInt8[np.ndarray, "n d h w"], strides: Sequence[Shape3], regions: bool) -> list[torch.Tensor]:
     """Targets of every decoder level through nnU-Net's own transforms, as its loader gives them."""
     sizes = accumulate(strides, lambda total, stride: tuple(t * s for t, s in zip(total, stride, strict=True)))
     scales = [[1 / size for size in total] for total in sizes][:-1]

@@ -1,13 +1,13 @@
-"""Sliding-window inference: a network that sees patches, applied to a whole volume.
+"""Sliding-window inference: applies a network that sees patches to a whole volume.
 
-nnU-Net's procedure (`nnUNetPredictor` of `nnunetv2/inference/predict_from_raw_data.py`): windows half a patch apart,
-blended with a Gaussian, mirrored copies averaged as logits. Windows go through the network in batches of one fixed
-size and parameters are an argument, so the network is compiled once for all cases and all networks of one
-architecture. Only two small programs, which cut out windows and add up their logits, are compiled for every shape.
+The procedure is nnU-Net's (`nnUNetPredictor` of `nnunetv2/inference/predict_from_raw_data.py`): windows half a patch
+apart, blended with a Gaussian; logits averaged over mirrored copies. Windows go through the network in batches of one
+fixed size, and the parameters are an argument, so the network is compiled once for all cases and for all networks of
+one architecture. Only two small programs, which cut out windows and add up their logits, are compiled for every shape.
 
-Images and sums are on the device, in one box or, where a volume is too large for it, in several that the host adds
-up. What a window weighs at a voxel is known as a share of all weights there before any network has run: the sums are
-the logits as they stand, no volume of weights is kept, and boxes need nothing but adding.
+Images and sums are on the device, in one chunk, or in several that the host adds up if the volume is too large for the
+device. The weight of a window at a voxel is known as a share of all weights there before any network has run. So the
+sums are the logits already, no volume of weights is kept, and chunks can simply be added.
 
 Sums and weights are float32. nnU-Net's are float16, which rounds its logits to three digits.
 """
@@ -24,26 +24,27 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
 
+from data_pipeline.conventions import Shape3
 from data_pipeline.preprocessing import scratch
-from kd_jax.inference.windows import Box, Shape3, Shares, padded_shape, split_into_boxes, window_shares
+from kd_jax.inference.windows import Chunk, Shares, padded_shape, split_into_chunks, window_shares
 
 Forward = Callable[[PyTree, Float[Array, "n d h w c"]], Float[Array, "n d h w k"]]
 Weights = tuple[Float32[Array, "n d"], Float32[Array, "n h"], Float32[Array, "n w"]]
 T = TypeVar("T")
 
-BOX_BYTES = 2 << 30
-"""Of images and logits on the device: four channels each of 406³ voxels. A BraTS case has 0.29 GB."""
+CHUNK_BYTES = 2 << 30
+"""Most memory of images and logits on the device: four channels each of 406³ voxels. A BraTS case needs 0.29 GB."""
 _ACCELERATOR_VOXELS = 128**3
 """Voxels in one batch of windows that keep an accelerator busy: one patch of nnU-Net's plan for BraTS."""
 
 
 class _Added(NamedTuple):
-    """What there is once the work on a batch of windows has been ordered.
+    """A batch of windows whose computation has been dispatched to the device, but may not be finished.
 
     Attributes:
       windows: how many.
-      logits: of the windows, mirrored last; once they are there the network is done with them.
-      sums: of the box so far; those of the batch before no longer exist.
+      logits: of the windows, from the last mirroring; when they are ready, the network has finished the batch.
+      sums: of the chunk so far. They replace those of the batch before, whose memory is donated to them.
     """
 
     windows: int
@@ -60,22 +61,22 @@ def make_predictor(
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
 ) -> "Predictor":
-    """Compile a network once, to apply it with any parameters to any number of volumes of any size.
+    """Prepare a network to be compiled once and applied, with any parameters, to any number of volumes of any size.
 
     Args:
       forward: (params, patches [N, D, H, W, C]) -> logits [N, D, H, W, K].
       patch: size in voxels of the windows.
-      inputs: C channels of the images, those that the network sees.
+      inputs: the C channels of the images that the network sees, in its order.
       outputs: K, channels of the logits.
-      batch: windows per call of the network; the last call is filled up with windows that weigh nothing.
-      mirror_axes: spatial axes to mirror; logits are averaged over all their combinations (three axes: 8).
+      batch: windows per call of the network; the last call is filled up with windows of weight 0.
+      mirror_axes: spatial axes to mirror; logits are averaged over all combinations of them (8 for three axes).
     """
 
     @jax.jit
     def network(
         params: PyTree, patches: Float32[Array, "n d h w c"], flips: Bool[Array, " axes"]
     ) -> Float32[Array, "n d h w k"]:
-        # Which axes are flipped is data, not structure: all mirrorings share one program.
+        # Which axes are flipped is an argument, not part of the program: all mirrorings share one compilation.
         logits = forward(params, _flip(patches, mirror_axes, flips))
         return _flip(logits.astype(jnp.float32), mirror_axes, flips)
 
@@ -86,11 +87,15 @@ def make_predictor(
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Networks of one architecture applied to whole volumes; see `make_predictor`.
+    """Applies networks of one architecture to whole volumes; see `make_predictor`.
 
     Attributes:
       network: (params, patches, which of the mirrored axes to flip) -> logits, flipped back.
-      flips: of every mirroring; the first flips nothing.
+      patch: size in voxels of the windows.
+      inputs: channels of the images that the network sees.
+      outputs: channels of the logits.
+      batch: windows per call of the network.
+      flips: which of the mirrored axes to flip, for every mirroring; the first flips none.
     """
 
     network: Callable[[PyTree, Float32[Array, "n d h w c"], Bool[np.ndarray, " axes"]], Float32[Array, "n d h w k"]]
@@ -106,56 +111,57 @@ class Predictor:
         images: Float32[np.ndarray, "d h w m"],
         on_windows: Callable[[int], object] | None = None,
     ) -> Float32[np.ndarray, "d h w k"]:
-        """Logits on the grid of `images`, on the host, to be read only.
+        """Logits on the grid of `images`, on the host, read-only.
 
-        Those of several boxes are on its disk where they are large, see `scratch.zeros`. The device holds a box and two
+        Large logits of several chunks are in a file on disk, see `scratch.zeros`. The device holds one chunk and two
         batches.
 
         Args:
           params: of the network.
           images: all channels of the case.
-          on_windows: is told how many more windows are done.
+          on_windows: called with the number of windows that have been finished since the last call.
         """
         shape = padded_shape(images.shape[:3], self.patch)
         shares, params = window_shares(shape, self.patch), jax.device_put(params)
-        voxels = BOX_BYTES // (4 * (len(self.inputs) + self.outputs))
-        boxes = split_into_boxes(shape, self.patch, voxels)
+        voxels = CHUNK_BYTES // (4 * (len(self.inputs) + self.outputs))
+        chunks = split_into_chunks(shape, self.patch, voxels)
         parts = (
-            self._predict_box(params, _read(images, box, shape, self.inputs), box, shares, on_windows) for box in boxes
+            self._predict_chunk(params, _read(images, chunk, shape, self.inputs), chunk, shares, on_windows)
+            for chunk in chunks
         )
-        if len(boxes) == 1:
+        if len(chunks) == 1:
             total = next(parts)
         else:
             total = scratch.zeros((*shape, self.outputs))
-            for box, part in zip(boxes, parts, strict=True):
-                total[box.place] += part
+            for chunk, part in zip(chunks, parts, strict=True):
+                total[chunk.place] += part
         return total[_inside(images.shape, shape)]
 
-    def _predict_box(
+    def _predict_chunk(
         self,
         params: PyTree,
         images: Float32[np.ndarray, "D H W c"],
-        box: Box,
+        chunk: Chunk,
         shares: Shares,
         on_windows: Callable[[int], object] | None,
     ) -> Float32[np.ndarray, "d h w k"]:
-        """What the windows of a box add up to."""
-        for added in _one_ahead(self._sum_windows(params, jax.device_put(images), box, shares)):
+        """The weighted sum of the logits of a chunk's windows."""
+        for added in _one_ahead(self._sum_windows(params, jax.device_put(images), chunk, shares)):
             added.logits.block_until_ready()
             if on_windows is not None:
                 on_windows(added.windows)
-        d, h, w = box.size
+        d, h, w = chunk.size
         return np.asarray(added.sums)[:d, :h, :w]
 
     def _sum_windows(
-        self, params: PyTree, images: Float32[Array, "D H W c"], box: Box, shares: Shares
+        self, params: PyTree, images: Float32[Array, "D H W c"], chunk: Chunk, shares: Shares
     ) -> Iterator[_Added]:
-        """Orders one batch of windows after the other."""
-        sums = jnp.zeros((*box.room, self.outputs), jnp.float32)
-        for i in range(0, len(box.windows), self.batch):
-            group = box.windows[i : i + self.batch]
+        """Dispatches one batch of windows after the other."""
+        sums = jnp.zeros((*chunk.room, self.outputs), jnp.float32)
+        for i in range(0, len(chunk.windows), self.batch):
+            group = chunk.windows[i : i + self.batch]
             starts, weights = _fill_up(group, shares, self.batch, len(self.flips))
-            starts = starts - np.array(box.start, np.int32)
+            starts = starts - np.array(chunk.start, np.int32)
             patches = _cut_out(images, starts, self.patch)
             for flips in self.flips:
                 logits = self.network(params, patches, flips)
@@ -164,7 +170,7 @@ class Predictor:
 
 
 def windows_per_batch(patch: Shape3, backend: str) -> int:
-    """Windows that fill an accelerator; one on a CPU, where a larger batch only costs memory and padding."""
+    """Windows that keep an accelerator busy; one on a CPU, where a larger batch only costs memory and padding."""
     return 1 if backend == "cpu" else max(1, _ACCELERATOR_VOXELS // int(np.prod(patch)))
 
 
@@ -180,7 +186,7 @@ def _cut_out(
 def _add(
     sums: Float32[Array, "D H W k"], logits: Float32[Array, "n d h w k"], starts: Int32[Array, "n 3"], weights: Weights
 ) -> Float32[Array, "D H W k"]:
-    """The sums with weighted logits of some windows, in place."""
+    """Adds the weighted logits of some windows to the sums, in place."""
 
     def add_window(i: Array, sums: Float32[Array, "D H W k"]) -> Float32[Array, "D H W k"]:
         place = (*starts[i], 0)
@@ -200,7 +206,7 @@ def _flip(x: Float[Array, "n d h w c"], axes: Sequence[int], flips: Bool[Array, 
 def _fill_up(
     group: Sequence[Shape3], shares: Shares, batch: int, mirrorings: int
 ) -> tuple[Int32[np.ndarray, "n 3"], tuple[Float32[np.ndarray, "n _edge"], ...]]:
-    """First voxels and weights of a batch of windows; what it lacks is the last window again, without weight."""
+    """First voxels and weights of a full batch: a smaller group is filled up with its last window at weight 0."""
     starts = np.array([*group, *[group[-1]] * (batch - len(group))], np.int32)
     d, h, w = (np.stack([along[start] for start in starts[:, axis]]) for axis, along in enumerate(shares))
     d = d / np.float32(mirrorings)
@@ -209,11 +215,11 @@ def _fill_up(
 
 
 def _read(
-    images: Float32[np.ndarray, "d h w m"], box: Box, shape: Shape3, inputs: Sequence[int]
+    images: Float32[np.ndarray, "d h w m"], chunk: Chunk, shape: Shape3, inputs: Sequence[int]
 ) -> Float32[np.ndarray, "D H W c"]:
-    """What lies in a box's room of the images, which are in the middle of `shape`, with zeros around."""
+    """The part of the images inside a chunk's room; they lie in the middle of `shape`, surrounded by zeros."""
     source, padding = [], []
-    for place, room, inside in zip(box.place, box.room, _inside(images.shape, shape), strict=True):
+    for place, room, inside in zip(chunk.place, chunk.room, _inside(images.shape, shape), strict=True):
         low, high = max(place.start, inside.start), min(place.stop, inside.stop)
         source.append(slice(low - inside.start, high - inside.start))
         padding.append((low - place.start, place.start + room - high))
@@ -221,13 +227,13 @@ def _read(
 
 
 def _inside(images: Sequence[int], shape: Shape3) -> tuple[slice, ...]:
-    """Where images lie that are padded with zeros on both sides, with one more behind them where that is odd."""
+    """Where images lie after padding on both sides; of an odd number of zeros, the greater half is behind them."""
     firsts = ((padded - size) // 2 for size, padded in zip(images, shape, strict=False))
     return tuple(slice(first, first + size) for first, size in zip(firsts, images, strict=False))
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, each handed out once the next exists: the device computes it while the host waits for this."""
+    """The same items, each yielded after the next exists: a device computes that one while the host waits for this."""
     iterator = iter(items)
     for previous in iterator:
         for current in iterator:

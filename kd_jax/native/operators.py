@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from data_pipeline.conventions import Shape3
 from kd_jax.native import library
-
-Triple = tuple[int, int, int]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv3d(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple, winograd: bool = True
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3, winograd: bool = True
 ) -> Float[Array, "n p q r o"]:
     """3-D convolution padded by half the (odd) kernel, as in PyTorch.
 
@@ -30,11 +29,11 @@ def conv3d(
     return _call("kd_convolution", size, x, kernel, **_convolution(stride, winograd))
 
 
-def _conv3d_forward(x: Array, kernel: Array, stride: Triple, winograd: bool) -> tuple[Array, tuple[Array, Array]]:
+def _conv3d_forward(x: Array, kernel: Array, stride: Shape3, winograd: bool) -> tuple[Array, tuple[Array, Array]]:
     return conv3d(x, kernel, stride, winograd), (x, kernel)
 
 
-def _conv3d_backward(stride: Triple, winograd: bool, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _conv3d_backward(stride: Shape3, winograd: bool, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
     settings = _convolution(stride, winograd)
     padded = kernel
@@ -79,5 +78,5 @@ def _call(target: str, shape: tuple[int, ...], *arrays: Array, **settings: Any) 
     return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, jnp.float32))(*arrays, **settings)
 
 
-def _convolution(stride: Triple, winograd: bool) -> dict[str, Any]:
+def _convolution(stride: Shape3, winograd: bool) -> dict[str, Any]:
     return {"stride": np.array(stride, np.int64), "winograd": winograd}

@@ -13,13 +13,14 @@ from kd_jax import __version__
 from kd_jax.config.load import parse_config
 from kd_jax.config.network import AXES, Axis
 from kd_jax.config.schema import Config
-from kd_jax.nnunet.dataset import Outputs, read_modalities, read_outputs
-from kd_jax.nnunet.plans import Plan, read_plan
+from kd_jax.models.protocol import Params
+from kd_jax.nnunet.channels import OutputMeaning, read_modalities, read_outputs
+from kd_jax.nnunet.json_table import read_table
+from kd_jax.nnunet.plans import NnunetPlan, read_nnunet_plan
 from kd_jax.nnunet.reader import Checkpoint, read_checkpoint
-from kd_jax.nnunet.results import Result
-from kd_jax.nnunet.tables import read_table
+from kd_jax.nnunet.result_files import ResultFiles
 from kd_jax.nnunet.trainers import check_trainer, is_deeply_supervised
-from kd_jax.nnunet.weights import Params, convert_weights
+from kd_jax.nnunet.weights import convert_weights
 
 _TOWARDS = ("R", "L"), ("A", "P"), ("S", "I")
 """Letters of each axis: in our direction, and reversed."""
@@ -40,16 +41,16 @@ class Found:
       reversed_axes: axes along which the network saw volumes reversed.
     """
 
-    result: Result
+    result: ResultFiles
     checkpoint: Checkpoint
-    plan: Plan
+    plan: NnunetPlan
     modalities: tuple[Modality, ...]
-    outputs: Outputs
+    outputs: OutputMeaning
     reversed_axes: tuple[Axis, ...]
 
 
 def read_network(
-    result: Result,
+    result: ResultFiles,
     *,
     channels: Sequence[Modality] | None = None,
     labels: str | None = None,
@@ -73,7 +74,7 @@ def read_network(
     checkpoint = read_checkpoint(result.checkpoint)
     if not any_trainer:
         check_trainer(checkpoint.trainer, result.checkpoint)
-    plan = read_plan(plans, checkpoint.configuration)
+    plan = read_nnunet_plan(plans, checkpoint.configuration)
     modalities = read_modalities(dataset, channels, plan.modalities)
     return Found(result, checkpoint, plan, modalities, outputs, reversed_axes(orientation, plan.reoriented))
 

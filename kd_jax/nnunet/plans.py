@@ -7,13 +7,16 @@ form of the plans before nnU-Net 2.2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from data_pipeline.conventions import Shape3, Spacing
 from data_pipeline.errors import InputError
-from kd_jax.nnunet.tables import UNDERSTOOD, Table
+from kd_jax.nnunet.json_table import UNDERSTOOD, JsonTable
 from kd_jax.ops.operators import NEGATIVE_SLOPE, NORM_EPSILON
 
-Axes = tuple[int, int, int]
+AxisOrder = tuple[int, int, int]
+"""For each of our axes x, y, z, its index among the axes of nnU-Net's arrays."""
+T = TypeVar("T")
 
 _REORIENTING = "NibabelIOWithReorient", "SimpleITKIOWithReorient"
 """Readers that bring every file to R, A, S; the other two keep the stored orientation."""
@@ -24,7 +27,7 @@ _ONE = "kd_jax has nnU-Net's residual network and one other: 3-D convolution wit
 
 
 @dataclass(frozen=True)
-class Plan:
+class NnunetPlan:
     """One configuration of the plans, every triple in the order x, y, z.
 
     Attributes:
@@ -43,18 +46,18 @@ class Plan:
 
     dataset: str
     name: str
-    axes: Axes
+    axes: AxisOrder
     reoriented: bool
     network: Mapping[str, Any]
-    spacing: tuple[float, ...]
-    patch: tuple[int, ...]
+    spacing: Spacing
+    patch: Shape3
     batch: int
     batch_dice: bool
     modalities: int
     notes: tuple[str, ...]
 
 
-def read_plan(plans: Table, configuration: str) -> Plan:
+def read_nnunet_plan(plans: JsonTable, configuration: str) -> NnunetPlan:
     """The plan of one configuration.
 
     Raises:
@@ -72,7 +75,7 @@ def read_plan(plans: Table, configuration: str) -> Plan:
     x, y, z = (forward.index(2 - axis) for axis in range(3))
     axes = x, y, z
     patch, spacing = table.get("patch_size", tuple[int, int, int]), table.get("spacing", tuple[float, float, float])
-    return Plan(
+    return NnunetPlan(
         plans.get("dataset_name", str),
         plans.get("plans_name", str),
         axes,
@@ -87,7 +90,7 @@ def read_plan(plans: Table, configuration: str) -> Plan:
     )
 
 
-def _configuration(plans: Table, name: str) -> Table:
+def _configuration(plans: JsonTable, name: str) -> JsonTable:
     """One configuration, merged over those that it inherits from."""
     configurations = plans.table("configurations")
     values: dict[str, Any] = {}
@@ -100,10 +103,10 @@ def _configuration(plans: Table, name: str) -> Table:
         table = configurations.table(parent)
         values = {**table.values, **values}
         parent = table.get("inherits_from", str) if "inherits_from" in table.values else None
-    return Table(plans.file, configurations.name(name), values)
+    return JsonTable(plans.file, configurations.name(name), values)
 
 
-def _refuse_other_configurations(table: Table) -> None:
+def _refuse_other_configurations(table: JsonTable) -> None:
     patch = table.get("patch_size", list[int])
     found = None
     if len(patch) != 3:
@@ -116,7 +119,7 @@ def _refuse_other_configurations(table: Table) -> None:
         raise InputError(f"{table.file}: {table.place} {found}; import a 3d_fullres network instead")
 
 
-def _check_preprocessing(table: Table) -> int:
+def _check_preprocessing(table: JsonTable) -> int:
     """Checks that kd_jax prepares images in the same way; returns the number of channels."""
     table.expect("preprocessor_name", ("DefaultPreprocessor",), "what another one does to the images is unknown")
     schemes = table.get("normalization_schemes", list[str])
@@ -136,7 +139,7 @@ def _check_preprocessing(table: Table) -> int:
     return len(schemes)
 
 
-def _notes(table: Table) -> Sequence[str]:
+def _notes(table: JsonTable) -> Sequence[str]:
     orders = {"data": 3, "probabilities": 1}
     notes = []
     for what, order in orders.items():
@@ -150,7 +153,7 @@ def _notes(table: Table) -> Sequence[str]:
     return notes
 
 
-def _network(table: Table, axes: Axes) -> dict[str, Any]:
+def _network(table: JsonTable, axes: AxisOrder) -> dict[str, Any]:
     """Settings of the network from either form of the plans."""
     if "architecture" not in table.values and "UNet_class_name" in table.values:
         return _old_network(table, axes)
@@ -176,7 +179,7 @@ def _network(table: Table, axes: Axes) -> dict[str, Any]:
     )
 
 
-def _check_layers(arguments: Table, convs: str) -> None:
+def _check_layers(arguments: JsonTable, convs: str) -> None:
     """Refuses layers that kd_jax lacks and arguments that it does not know."""
     norm = {"eps": NORM_EPSILON, "affine": True}
     slope = {"negative_slope": NEGATIVE_SLOPE}
@@ -210,7 +213,7 @@ def _check_layers(arguments: Table, convs: str) -> None:
         arguments.expect(key, allowed, _ONE)
 
 
-def _old_network(table: Table, axes: Axes) -> dict[str, Any]:
+def _old_network(table: JsonTable, axes: AxisOrder) -> dict[str, Any]:
     """Plans of nnU-Net 2.0 and 2.1, which use other names for the numbers and leave the layers to the code."""
     name = table.get("UNet_class_name", str)
     if name not in _ENCODERS:
@@ -230,8 +233,8 @@ def _old_network(table: Table, axes: Axes) -> dict[str, Any]:
 
 
 def _settings(
-    table: Table,
-    axes: Axes,
+    table: JsonTable,
+    axes: AxisOrder,
     encoder: str,
     *,
     features: Sequence[int],
@@ -244,14 +247,14 @@ def _settings(
     return {
         "encoder": encoder,
         "features": list(features),
-        "kernels": [_ordered(_triple(k), axes) for k in _each(table, kernels, stages, int | Axes)],
-        "strides": [_ordered(_triple(s), axes) for s in _each(table, strides, stages, int | Axes)],
+        "kernels": [_ordered(_triple(k), axes) for k in _each(table, kernels, stages, int | Shape3)],
+        "strides": [_ordered(_triple(s), axes) for s in _each(table, strides, stages, int | Shape3)],
         "convs_encoder": _each(table, convs, stages),
         "convs_decoder": _each(table, "n_conv_per_stage_decoder", stages - 1)[::-1],
     }
 
 
-def _each(table: Table, key: str, stages: int, kind: Any = int) -> list[Any]:
+def _each(table: JsonTable, key: str, stages: int, kind: Any = int) -> list[Any]:
     """A value per stage; a single value holds for all stages."""
     values = table.get(key, int | list[kind])
     if isinstance(values, int):
@@ -261,10 +264,11 @@ def _each(table: Table, key: str, stages: int, kind: Any = int) -> list[Any]:
     return list(values)
 
 
-def _triple(value: int | Axes) -> Axes:
+def _triple(value: int | Shape3) -> Shape3:
     return (value, value, value) if isinstance(value, int) else value
 
 
-def _ordered(values: Sequence[Any], axes: Axes) -> tuple[Any, ...]:
+def _ordered(values: tuple[T, T, T], axes: AxisOrder) -> tuple[T, T, T]:
     """The values for x, y and z."""
-    return tuple(values[axis] for axis in axes)
+    x, y, z = (values[axis] for axis in axes)
+    return x, y, z

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from kd_jax.config.network import NetworkConfig
+from kd_jax.models.protocol import Params
 
 Tensors = Mapping[str, Float[np.ndarray, "..."]]
-Params = dict[str, Any]
 
 _WRAPPERS = "_orig_mod.", "module."
 """Prefixes that `torch.compile` and `DistributedDataParallel` put before every name."""
@@ -62,7 +62,7 @@ def convert_weights(
     tensors = _without_copies(state)
     sources = [*_encoder(network), *_decoder(network, _count_outputs(tensors, network))]
     _check_names(tensors, [source.name for source in sources])
-    params: Params = {}
+    params: dict[str, Any] = {}
     for source in sources:
         *parents, leaf = source.keys
         node = params

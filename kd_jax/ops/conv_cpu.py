@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Triple = tuple[int, int, int]
+from data_pipeline.conventions import Shape3
 
 COLUMNS_FROM = 256
 """Smallest plane, in voxels, at which columns are used (on two cores: three times as fast at 64², as fast at 16²)."""
 
 
 def conv3d_on_cpu(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     """3-D convolution in the form that suits its shape."""
     if x.shape[2] * x.shape[3] >= COLUMNS_FROM:
@@ -32,7 +32,7 @@ def conv3d_on_cpu(
 
 
 def conv3d_by_slices(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     """2-D convolutions of (strided) depth slices, one per depth tap."""
     taps = kernel.shape[0]
@@ -58,17 +58,17 @@ def _conv2d(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv3d_by_columns(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     """The kernel's gradient, and at stride 1 everything, as matrix products of one depth slice after the other."""
     return _one_slice_after_the_other(x, kernel) if stride == (1, 1, 1) else conv3d_by_slices(x, kernel, stride)
 
 
-def _forward(x: Array, kernel: Array, stride: Triple) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: Shape3) -> tuple[Array, tuple[Array, Array]]:
     return conv3d_by_columns(x, kernel, stride), (x, kernel)
 
 
-def _backward(stride: Triple, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(stride: Shape3, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     if stride == (1, 1, 1):
         to_x = _one_slice_after_the_other(gradient, jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4))
@@ -99,7 +99,7 @@ def _one_slice_after_the_other(
 
 
 def _kernel_gradient(
-    x: Float[Array, "n d h w c"], gradient: Float[Array, "n p q r o"], shape: tuple[int, ...], stride: Triple
+    x: Float[Array, "n d h w c"], gradient: Float[Array, "n p q r o"], shape: tuple[int, ...], stride: Shape3
 ) -> Float[Array, "kd kh kw c o"]:
     """Sum over voxels of input times output gradient.
 
@@ -124,12 +124,12 @@ def _kernel_gradient(
     return jnp.transpose(total, (0, 1, 4, 2, 3, 5)).reshape(shape)
 
 
-def _padded(x: Float[Array, "n d h w c"], size: Triple) -> Float[Array, "n d2 h2 w2 c"]:
+def _padded(x: Float[Array, "n d h w c"], size: Shape3) -> Float[Array, "n d2 h2 w2 c"]:
     return jnp.pad(x, ((0, 0), *((taps // 2, taps // 2) for taps in size), (0, 0)))
 
 
 def _columns(
-    padded: Float[Array, "n d2 h2 w2 c"], depth: Array, taps: Triple, stride: Triple
+    padded: Float[Array, "n d2 h2 w2 c"], depth: Array, taps: Shape3, stride: Shape3
 ) -> Float[Array, "n q r columns"]:
     """The input voxels under the taps of the output slice `depth`, ordered (D, H, W, C)."""
     slab = lax.dynamic_slice_in_dim(padded, depth * stride[0], taps[0], 1)

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kd_jax.ops.operators import Triple, conv3d, up_conv3d
+from data_pipeline.conventions import Shape3
+from kd_jax.ops.operators import conv3d, up_conv3d
 
 LANES = 128
 """Channels that a TPU computes at a time."""
 
 
-def choose_folds(features: Sequence[int], strides: Sequence[Triple], width: int, most: int) -> tuple[int, ...]:
+def choose_folds(features: Sequence[int], strides: Sequence[Shape3], width: int, most: int) -> tuple[int, ...]:
     """How many neighbours each stage folds: a power of two that fills the lanes, divides its width, is at most `most`.
 
     Args:
@@ -47,7 +48,7 @@ def refold(x: Float[Array, "n d h _w _c"], old: int, new: int) -> Float[Array, "
 
 
 def conv3d_folded(
-    x: Float[Array, "n d h _w _c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple, fold: int, out_fold: int
+    x: Float[Array, "n d h _w _c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3, fold: int, out_fold: int
 ) -> Float[Array, "n p q _r _o"]:
     """`conv3d` of an array folded by `fold`, to one folded by `out_fold`; its width is a multiple of both strides."""
     step = stride[2] * out_fold  # voxels between blocks of the output
@@ -70,7 +71,7 @@ def conv3d_folded(
 def _convolve_whole(
     x: Float[Array, "n d h w c"],
     kernel: Float[Array, "kd kh kw c o"],
-    strides: Triple,
+    strides: Shape3,
     padding: Sequence[tuple[int, int]],
 ) -> Float[Array, "n p q r o"]:
     """XLA's convolution with a fourth spatial axis of one voxel after the three.

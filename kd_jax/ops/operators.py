@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from data_pipeline.conventions import Shape3
 from kd_jax.native import library
 from kd_jax.native import operators as native
-from kd_jax.ops.conv_cpu import Triple, conv3d_on_cpu
+from kd_jax.ops.conv_cpu import conv3d_on_cpu
 
 NORM_EPSILON = 1e-5
 """Added to the variance, as in nnU-Net's InstanceNorm."""
@@ -23,7 +24,7 @@ NEGATIVE_SLOPE = 0.01
 
 
 def conv3d_plain(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     """XLA's 3-D convolution, padded by half the (odd) kernel on every side as in PyTorch."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
@@ -31,7 +32,7 @@ def conv3d_plain(
 
 
 def conv3d(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     """3-D convolution in the form that suits the platform; padding is half the kernel, without bias."""
     if kernel.shape[:3] == (1, 1, 1) and stride == (1, 1, 1):
@@ -45,7 +46,7 @@ def conv3d(
 
 
 def _fastest_on_cpu(
-    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Triple
+    x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"], stride: Shape3
 ) -> Float[Array, "n p q r o"]:
     if _compiled(x, kernel.shape[-1]):
         return native.conv3d(x, kernel, stride)
@@ -69,7 +70,7 @@ def up_conv3d(x: Float[Array, "n d h w c"], kernel: Float[Array, "kd kh kw c o"]
     return y.reshape(n, d * kd, h * kh, w * kw, features)
 
 
-def average_pool3d(x: Float[Array, "n d h w c"], stride: Triple) -> Float[Array, "n p q r c"]:
+def average_pool3d(x: Float[Array, "n d h w c"], stride: Shape3) -> Float[Array, "n p q r c"]:
     """Mean over windows whose size is their stride; sizes of `x` are multiples of it. Sums are float32."""
     n, d, h, w, c = x.shape
     windows = x.reshape(n, d // stride[0], stride[0], h // stride[1], stride[1], w // stride[2], stride[2], c)

@@ -14,10 +14,9 @@ from typing import Literal, TypeVar
 import numpy as np
 from jaxtyping import Float64
 
-from data_pipeline.conventions import CLASSES, Spacing
+from data_pipeline.conventions import CLASSES, Shape3, Spacing
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.fingerprint import Fingerprint
-from kd_jax.config.data import PositiveShape as Triple
 from kd_jax.config.network import NetworkConfig
 from kd_jax.planning.topology import MIN_EDGE, Topology, feature_map_size, pool
 
@@ -85,7 +84,7 @@ class Plan:
     """
 
     spacing: Spacing
-    patch: Triple
+    patch: Shape3
     batch: int
     network: NetworkConfig
     batch_dice: bool
@@ -219,7 +218,7 @@ def _network(topology: Topology, rules: Rules) -> NetworkConfig:
     )
 
 
-def _batch(patch: Triple, feature_maps: int, budget: float, rules: Rules, voxels: float) -> int:
+def _batch(patch: Shape3, feature_maps: int, budget: float, rules: Rules, voxels: float) -> int:
     """As many patches as the memory holds, at most a share of the data set's voxels, and at least two."""
     fitting = round(budget / feature_maps * _SMALLEST_BATCH)
     varied = round(voxels * rules.largest_share / math.prod(patch))
@@ -227,7 +226,7 @@ def _batch(patch: Triple, feature_maps: int, budget: float, rules: Rules, voxels
 
 
 def _has_low_resolution(
-    spacing: Float64[np.ndarray, "3"], shape: Float64[np.ndarray, "3"], patch: Triple, rules: Rules, budget: float
+    spacing: Float64[np.ndarray, "3"], shape: Float64[np.ndarray, "3"], patch: Shape3, rules: Rules, budget: float
 ) -> bool:
     """Whether nnU-Net would put a configuration of coarser spacing before this one.
 
@@ -245,7 +244,7 @@ def _has_low_resolution(
 
 
 def _permuted(topology: Topology, axes: Sequence[int]) -> Topology:
-    def permuted(triple: Triple) -> Triple:
+    def permuted(triple: Shape3) -> Shape3:
         return _triple([triple[axis] for axis in axes])
 
     strides, kernels = (tuple(map(permuted, part)) for part in (topology.strides, topology.kernels))

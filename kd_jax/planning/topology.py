@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_jax.config.data import PositiveShape as Triple
+from data_pipeline.conventions import Shape3
 from kd_jax.config.network import NetworkConfig
 
 MIN_EDGE = 4
@@ -21,12 +21,12 @@ class Topology:
       kernels: of each stage.
     """
 
-    patch: Triple
-    strides: tuple[Triple, ...]
-    kernels: tuple[Triple, ...]
+    patch: Shape3
+    strides: tuple[Shape3, ...]
+    kernels: tuple[Shape3, ...]
 
     @property
-    def total_stride(self) -> Triple:
+    def total_stride(self) -> Shape3:
         """Voxels of the patch per voxel of the bottleneck, per axis."""
         x, y, z = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
         return x, y, z
@@ -63,12 +63,12 @@ def _axes_to_pool(spacing: Sequence[float], edges: Sequence[float]) -> list[int]
     return [] if len(fine) == 1 and edges[fine[0]] < 3 * MIN_EDGE else fine
 
 
-def _triple(values: Sequence[int]) -> Triple:
+def _triple(values: Sequence[int]) -> Shape3:
     x, y, z = values
     return x, y, z
 
 
-def feature_map_size(network: NetworkConfig, patch: Triple, outputs: int) -> int:
+def feature_map_size(network: NetworkConfig, patch: Shape3, outputs: int) -> int:
     """Values in all feature maps that the convolutions of a network write for one patch.
 
     nnU-Net's measure of memory: compute_conv_feature_map_size of dynamic-network-architectures' PlainConvUNet and

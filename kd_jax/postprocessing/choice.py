@@ -12,7 +12,7 @@ from data_pipeline.errors import InputError
 from kd_jax.postprocessing.rule import (
     POSTPROCESSING_FILE,
     Postprocessing,
-    describe,
+    describe_rule,
     describe_threshold,
     load_postprocessing,
     read_rules,
@@ -26,7 +26,7 @@ class Chosen(NamedTuple):
     line: str
 
 
-def millilitres(text: str) -> float:
+def parse_millilitres(text: str) -> float:
     """A volume on the command line.
 
     Raises:
@@ -49,7 +49,7 @@ def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-et",
-        type=millilitres,
+        type=parse_millilitres,
         metavar="ML",
         help="enhancing tumour of less than this in all becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
     )
@@ -90,7 +90,7 @@ def _choose(option: str, members: Sequence[tuple[Path, str]]) -> tuple[Postproce
         return nothing, f"none ({len(found) - len(rules)} of the {len(found)} runs have no rule)"
     if not all(rule.does_as(rules[0]) for rule in rules):
         return nothing, "none (the networks have different rules; kd-jax postprocess RUN RUN ... decides one for all)"
-    return rules[0], describe(rules[0])
+    return rules[0], describe_rule(rules[0])
 
 
 def _rule_of(path: Path, network: str) -> Postprocessing:

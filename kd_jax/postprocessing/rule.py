@@ -152,7 +152,7 @@ def apply_postprocessing(
     return classes if rule.min_et_ml is None else remove_small_enhancing(classes, spacing_mm, rule.min_et_ml)
 
 
-def describe(rule: Postprocessing) -> str:
+def describe_rule(rule: Postprocessing) -> str:
     """What a rule does and what it was decided on, in one line."""
     does = [f"only the largest component of {', then of '.join(rule.steps)} is kept"] if rule.steps else []
     if rule.min_et_ml is not None:

@@ -17,7 +17,7 @@ from kd_jax.inference.segmenter import load_segmenter, segment_case
 from kd_jax.models.outputs import to_classes
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint
-from kd_jax.nnunet.results import find_result
+from kd_jax.nnunet.result_files import find_result
 from kd_jax.objective.joint import build_objective
 from kd_jax.runs.restore import default_network, restore_network
 from kd_jax.training.state import init_state

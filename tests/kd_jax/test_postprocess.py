@@ -27,7 +27,7 @@ from kd_jax.postprocessing.rule import (
     DecidedOn,
     Postprocessing,
     apply_postprocessing,
-    describe,
+    describe_rule,
     load_postprocessing,
     save_postprocessing,
 )
@@ -159,11 +159,11 @@ def test_a_damaged_rule_is_named(tmp_path, text):
 
 
 def test_a_rule_is_described():
-    assert describe(RULE) == (
+    assert describe_rule(RULE) == (
         "only the largest component of foreground, then of ET is kept; ET below 0.5 ml (500 voxels of 1 mm³) becomes "
         "NCR (decided on 2 held-out cases of runs/a)"
     )
-    assert describe(Postprocessing()) == "none"
+    assert describe_rule(Postprocessing()) == "none"
 
 
 def test_which_rule_applies(tmp_path):
@@ -174,7 +174,7 @@ def test_which_rule_applies(tmp_path):
     def chosen(option, *runs, network="student", min_et_ml=None):
         return choose_postprocessing(option, [(run, network) for run in runs], min_et_ml)
 
-    assert chosen("auto", a).rule == RULE and describe(RULE) in chosen("auto", a).line
+    assert chosen("auto", a).rule == RULE and describe_rule(RULE) in chosen("auto", a).line
     assert chosen("auto", a, b).rule == RULE
     nothing = Postprocessing()
     for choice, said in (
@@ -245,7 +245,7 @@ def test_held_out_cases_of_all_runs_decide_together(folds, data, capsys):
         for region, dice in rule.region_dice[when].items():
             assert dice == pytest.approx(np.mean([case[region]["dice"] for case in cases]), abs=1e-12)
     out = capsys.readouterr().out
-    assert "largest of foreground" in out and "below 0.001 ml becomes NCR" in out and describe(rule) in out
+    assert "largest of foreground" in out and "below 0.001 ml becomes NCR" in out and describe_rule(rule) in out
     written = (folds[0] / "postprocessing.json").read_bytes()
     assert run(*folds, "--min-et", 0.2, 0.001) == 2
     assert "holds a rule for the student; replace it with --overwrite" in capsys.readouterr().err

@@ -120,13 +120,13 @@ def test_equality_with_the_definition(shape, mirror_axes):
 
 @pytest.mark.parametrize("axes_apart", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(70, 13, 37), (5, 40, 3)])
-def test_a_volume_in_several_boxes_is_that_in_one(monkeypatch, shape, axes_apart):
+def test_a_volume_in_several_chunks_is_that_in_one(monkeypatch, shape, axes_apart):
     images = volume(*shape, 3)
     predict = make_predictor(position, PATCH, inputs=(0, 2), outputs=4, batch=3, mirror_axes=(0, 2))
     whole = predict(None, images)
     padded = padded_shape(shape, PATCH)
     room = roomy((*PATCH[:axes_apart], *padded[axes_apart:]))
-    monkeypatch.setattr(inference, "BOX_BYTES", int(np.prod(room)) * 4 * (2 + 4))
+    monkeypatch.setattr(inference, "CHUNK_BYTES", int(np.prod(room)) * 4 * (2 + 4))
     np.testing.assert_allclose(predict(None, images), whole, rtol=1e-5, atol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_a_network_sees_its_channels_in_its_order():
 def test_a_large_volume_lies_on_disk_with_the_same_logits(monkeypatch):
     images = volume(150, 64, 64, 2)  # 4 classes: 9.8 MB of logits
     predict = make_predictor(position, (32, 32, 32), inputs=(0, 1), outputs=4, batch=4)
-    monkeypatch.setattr(inference, "BOX_BYTES", 32 * 64 * 64 * 4 * (2 + 4))
+    monkeypatch.setattr(inference, "CHUNK_BYTES", 32 * 64 * 64 * 4 * (2 + 4))
     in_memory = predict(None, images)
     monkeypatch.setattr(scratch, "IN_MEMORY", 100_000)
     tracemalloc.start()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_jax.inference.windows import gaussian_importance, split_into_boxes, window_count, window_shares, window_starts
+from kd_jax.inference.windows import gaussian_importance, split_into_chunks, window_count, window_shares, window_starts
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "inference.npz"
 
@@ -91,10 +91,10 @@ def test_shares_are_gaussians_by_their_sum(patch, extra):
         (0, 64, (16, 16, 16)),
     ],
 )
-def test_boxes_are_as_few_as_their_voxels_allow(voxels, count, size):
-    boxes = split_into_boxes((40, 40, 40), (16, 16, 16), voxels)  # windows at 0, 8, 16, 24 along each axis
-    assert len(boxes) == count and {box.size for box in boxes} == {size}
-    assert [window for box in boxes for window in box.windows] == window_starts((40, 40, 40), (16, 16, 16))
-    for box in boxes:
-        for place, firsts in zip(box.place, zip(*box.windows, strict=True), strict=True):
+def test_chunks_are_as_few_as_their_voxels_allow(voxels, count, size):
+    chunks = split_into_chunks((40, 40, 40), (16, 16, 16), voxels)  # windows at 0, 8, 16, 24 along each axis
+    assert len(chunks) == count and {chunk.size for chunk in chunks} == {size}
+    assert [window for chunk in chunks for window in chunk.windows] == window_starts((40, 40, 40), (16, 16, 16))
+    for chunk in chunks:
+        for place, firsts in zip(chunk.place, zip(*chunk.windows, strict=True), strict=True):
             assert place.start <= min(firsts) and max(firsts) + 16 <= place.stop <= 40

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from kd_jax.nnunet.dataset import read_modalities, read_outputs
-from kd_jax.nnunet.plans import read_plan
-from kd_jax.nnunet.tables import Table, read_table
+from kd_jax.nnunet.channels import read_modalities, read_outputs
+from kd_jax.nnunet.json_table import JsonTable, read_table
+from kd_jax.nnunet.plans import read_nnunet_plan
 
 RESULT = Path(__file__).resolve().parents[2] / "golden" / "nnunet_result"
 """Written by nnU-Net 2.8.1 with transpose_forward 0 2 1."""
@@ -15,14 +15,14 @@ AXES = 1, 2, 0
 """Axis of its plans that is our x, y, z: x is axis 2 of the file's arrays, which the plans put at 1, and so on."""
 
 
-def _plans(change=lambda configuration: None) -> Table:
+def _plans(change=lambda configuration: None) -> JsonTable:
     plans = json.loads((RESULT / "plans.json").read_text())
     change(plans["configurations"]["3d_fullres"])
-    return Table(Path("plans.json"), "", plans)
+    return JsonTable(Path("plans.json"), "", plans)
 
 
-def _dataset(**values) -> Table:
-    return Table(Path("dataset.json"), "", values)
+def _dataset(**values) -> JsonTable:
+    return JsonTable(Path("dataset.json"), "", values)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def test_regions_without_their_order_are_refused():
 def test_every_axis_order_of_the_plans_is_undone():
     plans = _plans().values
     for forward, axes in (((0, 1, 2), (2, 1, 0)), ((2, 0, 1), (0, 2, 1)), ((0, 2, 1), AXES)):
-        plan = read_plan(Table(Path("plans.json"), "", {**plans, "transpose_forward": forward}), "3d_fullres")
+        plan = read_nnunet_plan(
+            JsonTable(Path("plans.json"), "", {**plans, "transpose_forward": forward}), "3d_fullres"
+        )
         assert plan.axes == axes
         assert plan.patch == tuple((12, 8, 16)[axis] for axis in axes)
 
@@ -109,7 +111,7 @@ def _make_residual(configuration):
 
 
 def test_residual_encoders_are_read():
-    network = read_plan(_plans(_make_residual), "3d_fullres").network
+    network = read_nnunet_plan(_plans(_make_residual), "3d_fullres").network
     assert network["encoder"] == "residual" and network["convs_encoder"] == [1, 3]
 
 
@@ -124,7 +126,7 @@ def test_decoders_are_counted_finest_first():
             "n_conv_per_stage_decoder": [1, 2],
         }
 
-    network = read_plan(_plans(deeper), "3d_fullres").network
+    network = read_nnunet_plan(_plans(deeper), "3d_fullres").network
     assert network["convs_decoder"] == [2, 1] and network["convs_encoder"] == [2, 2, 2]
     assert network["strides"][2] == (1, 1, 1)
 
@@ -142,7 +144,7 @@ def test_plans_before_2_2_say_the_same():
             "conv_kernel_sizes": arguments["kernel_sizes"],
         }
 
-    assert read_plan(_plans(old), "3d_fullres") == read_plan(_plans(), "3d_fullres")
+    assert read_nnunet_plan(_plans(old), "3d_fullres") == read_nnunet_plan(_plans(), "3d_fullres")
 
 
 def test_configurations_inherit():
@@ -152,13 +154,13 @@ def test_configurations_inherit():
         "a": {"inherits_from": "b"},
         "b": {"inherits_from": "a"},
     }
-    table = Table(Path("plans.json"), "", plans)
-    plan = read_plan(table, "larger")
+    table = JsonTable(Path("plans.json"), "", plans)
+    plan = read_nnunet_plan(table, "larger")
     assert plan.batch == 8 and plan.patch == (8, 16, 12)
     with pytest.raises(InputError, match="inherit from each other in a circle"):
-        read_plan(table, "a")
+        read_nnunet_plan(table, "a")
     with pytest.raises(InputError, match=r"has no configurations\.2d \(found 3d_fullres, larger"):
-        read_plan(table, "2d")
+        read_nnunet_plan(table, "2d")
 
 
 def _set(*path_and_value):
@@ -196,13 +198,13 @@ def _set(*path_and_value):
 )
 def test_plans_of_another_network_or_form_are_refused_by_key(change, message):
     with pytest.raises(InputError, match=message):
-        read_plan(_plans(change), "3d_fullres")
+        read_nnunet_plan(_plans(change), "3d_fullres")
 
 
 def test_another_resampling_is_noted():
-    plan = read_plan(_plans(_set("resampling_fn_data", "resample_torch_simple")), "3d_fullres")
+    plan = read_nnunet_plan(_plans(_set("resampling_fn_data", "resample_torch_simple")), "3d_fullres")
     assert len(plan.notes) == 1 and "data were resampled by resample_torch_simple" in plan.notes[0]
-    assert read_plan(_plans(), "3d_fullres").notes == ()
+    assert read_nnunet_plan(_plans(), "3d_fullres").notes == ()
 
 
 def test_json_that_is_none_is_named(tmp_path):

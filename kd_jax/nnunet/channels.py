@@ -8,13 +8,13 @@ from data_pipeline.conventions import CLASSES, MODALITIES, REGION_CLASSES, Modal
 from data_pipeline.errors import InputError
 from data_pipeline.layouts.dataset_json import class_named, modality_named, region_named
 from data_pipeline.layouts.label_map import parse_label_map
-from kd_jax.nnunet.tables import Table
+from kd_jax.nnunet.json_table import JsonTable
 
 _HOW = 'say what the label values are with --labels, e.g. "1=NCR,2=ED,3=ET"'
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputMeaning:
     """The meaning of the channels of the logits.
 
     Attributes:
@@ -28,7 +28,7 @@ class Outputs:
     names: Mapping[str, str]
 
 
-def read_modalities(dataset: Table, given: Sequence[Modality] | None, channels: int) -> tuple[Modality, ...]:
+def read_modalities(dataset: JsonTable, given: Sequence[Modality] | None, channels: int) -> tuple[Modality, ...]:
     """The modalities in the order in which the network takes them.
 
     Args:
@@ -48,7 +48,7 @@ def read_modalities(dataset: Table, given: Sequence[Modality] | None, channels: 
     return modalities
 
 
-def _named_modalities(dataset: Table) -> tuple[Modality, ...]:
+def _named_modalities(dataset: JsonTable) -> tuple[Modality, ...]:
     key = "modality" if "channel_names" not in dataset.values and "modality" in dataset.values else "channel_names"
     names = dataset.get(key, dict[int, str])
     found = []
@@ -63,7 +63,7 @@ def _named_modalities(dataset: Table) -> tuple[Modality, ...]:
     return tuple(found)
 
 
-def read_outputs(dataset: Table, label_map: str | None) -> Outputs:
+def read_outputs(dataset: JsonTable, label_map: str | None) -> OutputMeaning:
     """The meaning of the network's outputs, by the names of the labels or by `label_map`, "1=NCR,2=ED,3=ET".
 
     With softmax an output is a label value; with regions (labels that are lists of values) it is a region, in the
@@ -83,7 +83,7 @@ def read_outputs(dataset: Table, label_map: str | None) -> Outputs:
     return _classes(dataset, {name: min(values) for name, values in foreground.items()}, label_map)
 
 
-def _classes(dataset: Table, values: Mapping[str, int], label_map: str | None) -> Outputs:
+def _classes(dataset: JsonTable, values: Mapping[str, int], label_map: str | None) -> OutputMeaning:
     if sorted(values.values()) != list(range(1, len(CLASSES))):
         raise InputError(
             f"{dataset.file}: labels are {dict(values)}; kd_jax segments three classes, {', '.join(CLASSES[1:])}, with "
@@ -100,10 +100,10 @@ def _classes(dataset: Table, values: Mapping[str, int], label_map: str | None) -
             f"{', '.join(CLASSES[1:])} once: {_HOW}"
         )
     names = {ours: found[ours] for ours in CLASSES[1:]}
-    return Outputs("dice_ce", (0, *(values[name] for name in names.values())), names)
+    return OutputMeaning("dice_ce", (0, *(values[name] for name in names.values())), names)
 
 
-def _regions(dataset: Table, sets: Mapping[str, set[int]], label_map: str | None) -> Outputs:
+def _regions(dataset: JsonTable, sets: Mapping[str, set[int]], label_map: str | None) -> OutputMeaning:
     dataset.get("regions_class_order", list[int])
     meaning = None if label_map is None else parse_label_map(label_map).to_class
     found: dict[str, str] = {}
@@ -121,7 +121,7 @@ def _regions(dataset: Table, sets: Mapping[str, set[int]], label_map: str | None
             f"before: {_HOW}, or train nnU-Net with these regions"
         )
     names: dict[str, str] = {region: found[region] for region in REGION_CLASSES}
-    return Outputs("dice_bce", tuple(list(sets).index(name) for name in names.values()), names)
+    return OutputMeaning("dice_bce", tuple(list(sets).index(name) for name in names.values()), names)
 
 
 def _region(values: set[int], meaning: Mapping[int, int]) -> str | None:
@@ -132,7 +132,7 @@ def _region(values: set[int], meaning: Mapping[int, int]) -> str | None:
     return None
 
 
-def _known(dataset: Table, name: str, find: Callable[[str], str | None], allowed: Iterable[str]) -> str:
+def _known(dataset: JsonTable, name: str, find: Callable[[str], str | None], allowed: Iterable[str]) -> str:
     ours = find(name)
     if ours is None:
         raise InputError(

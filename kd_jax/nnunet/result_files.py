@@ -15,7 +15,7 @@ _EXAMPLE = (
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultFiles:
     """The three files of one trained network."""
 
     checkpoint: Path
@@ -23,7 +23,7 @@ class Result:
     dataset: Path
 
 
-def find_result(given: Path, fold: str | None, kept: Kept, plans: Path | None, dataset: Path | None) -> Result:
+def find_result(given: Path, fold: str | None, kept: Kept, plans: Path | None, dataset: Path | None) -> ResultFiles:
     """The files of one trained network.
 
     Args:
@@ -39,7 +39,9 @@ def find_result(given: Path, fold: str | None, kept: Kept, plans: Path | None, d
     if not given.exists():
         raise InputError(f"{given}: does not exist; {_EXAMPLE}")
     checkpoint = given if given.is_file() else _checkpoint(_fold_folder(given, fold), kept)
-    return Result(checkpoint, _beside(checkpoint, "plans.json", plans), _beside(checkpoint, "dataset.json", dataset))
+    return ResultFiles(
+        checkpoint, _beside(checkpoint, "plans.json", plans), _beside(checkpoint, "dataset.json", dataset)
+    )
 
 
 def _fold_folder(given: Path, fold: str | None) -> Path:

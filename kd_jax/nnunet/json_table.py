@@ -14,7 +14,7 @@ UNDERSTOOD = "the form of nnU-Net 2.0 to 2.8 is understood"
 
 
 @dataclass(frozen=True)
-class Table:
+class JsonTable:
     """A JSON object and where it is.
 
     Attributes:
@@ -44,9 +44,9 @@ class Table:
                 f"{self.file}: {self.name(key)} is {_short(self.values[key])}: {problem.lower()}; {UNDERSTOOD}"
             ) from error
 
-    def table(self, key: str) -> "Table":
+    def table(self, key: str) -> "JsonTable":
         """An object in this one."""
-        return Table(self.file, self.name(key), self.get(key, dict[str, Any]))
+        return JsonTable(self.file, self.name(key), self.get(key, dict[str, Any]))
 
     def expect(self, key: str, allowed: tuple[Any, ...], why: str) -> None:
         """Raises InputError unless the value is one of those allowed; a key that is not there is fine."""
@@ -59,7 +59,7 @@ class Table:
         return f"{self.place}.{key}" if self.place else key
 
 
-def read_table(file: Path) -> Table:
+def read_table(file: Path) -> JsonTable:
     """A JSON file that holds an object.
 
     Raises:
@@ -73,7 +73,7 @@ def read_table(file: Path) -> Table:
         raise InputError(f"{file}: not readable as JSON ({error}); copy it again from nnU-Net's results") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: holds a {type(values).__name__}, expected an object; {UNDERSTOOD}")
-    return Table(file, "", values)
+    return JsonTable(file, "", values)
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,7 @@
 """All files of one case: every voxel read once, and everything that is wrong with them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from data_pipeline.case import Case
 from data_pipeline.conventions import MODALITIES, Modality, Slices3
 from data_pipeline.errors import FileError
 from data_pipeline.reading.alignment import check_alignment
-from data_pipeline.reading.checks import check_header, check_image, check_label, check_spacing, compare_grids
+from data_pipeline.reading.checks import (
+    CheckedImage,
+    check_header,
+    check_image,
+    check_label,
+    check_spacing,
+    compare_grids,
+)
 from data_pipeline.reading.clinical import raw_scan
 from data_pipeline.reading.contrast import check_contrast, check_distinct
 from data_pipeline.reading.findings import Finding, Refusal, error_of
@@ -87,7 +94,6 @@ def inspect_case(
     if not volumes:
         return Inspection(None, tuple(findings))
     grids = {m: volume.geometry() for m, volume in volumes.items()}
-    reference = next(iter(grids.values()))
     on_grids = _check_grids([*grids.values()], read[1] if read else None, ignore_affine)
     findings += on_grids
     findings += check_distinct(volumes)
@@ -97,26 +103,12 @@ def inspect_case(
     commands = not case.channels  # commands name whole files, not volumes of a 4-D file
     raw = raw_scan(case.id, grids, skulls, commands=commands, refuse=refuse_raw)
     if raw:  # one list of commands mends everything found so far
-        findings = [*(replace(finding, command=None) for finding in findings), *raw]
-
-    fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
-    crop, mask = _brain([checked[m].foreground for m in fitting])
-    classes = read[0] if read and read[1].shape == reference.shape else None
-    misaligned: list[Finding] = []
-    if not any(finding.severity == "error" for finding in on_grids):
-        misaligned = check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
-        named = commands and not raw
-        findings += misaligned if named else [replace(finding, command=None) for finding in misaligned]
-    # Copies, so that each whole volume is freed as soon as its crop is taken.
-    images = {m: checked.pop(m).data[crop].copy() for m in fitting}
-    if classes is not None and case.label is not None:
-        findings += check_label(classes, crop, mask, case.label)
-    cropped = None if classes is None else classes[crop]
-    voxel_ml = float(np.prod(reference.spacing)) * 1e-3
-    if all(finding.file == case.label for finding in misaligned):  # tissues are compared voxel by voxel
-        findings += check_contrast(images, mask, cropped, case.images, voxel_ml)
+        findings = [*_without_commands(findings), *raw]
+    one_grid = not any(finding.severity == "error" for finding in on_grids)
+    scan = _crop(case, checked, grids, read, compare=one_grid)
+    findings += scan.findings if commands and not raw else _without_commands(scan.findings)
     unusual = tuple(finding for finding in findings if finding.severity != "error")
-    return Inspection(Scan(images, mask, crop, reference, classes, unusual), tuple(findings))
+    return Inspection(replace(scan, findings=unusual), tuple(findings))
 
 
 def read_scan(
@@ -147,6 +139,46 @@ def read_scan(
     if found.scan is None or any(finding.severity == "error" for finding in found.findings):
         raise Refusal(found.findings)
     return found.scan
+
+
+def _crop(
+    case: Case,
+    checked: dict[Modality, CheckedImage],
+    grids: Mapping[Modality, Geometry],
+    label: tuple[UInt8[np.ndarray, "d h w"], Geometry] | None,
+    *,
+    compare: bool,
+) -> Scan:
+    """The images and label of the first image's shape, cropped to the brain, with findings about their contents.
+
+    Empties `checked`, so that each whole volume is freed as soon as its crop is taken.
+
+    Args:
+      case: whose files were read.
+      checked: its images.
+      grids: of the images.
+      label: internal classes and their grid.
+      compare: the files lie on one grid, so that their alignment can be checked.
+    """
+    reference = next(iter(grids.values()))
+    fitting = [m for m, grid in grids.items() if grid.shape == reference.shape]
+    crop, mask = _brain([checked[m].foreground for m in fitting])
+    classes = label[0] if label and label[1].shape == reference.shape else None
+    findings: list[Finding] = []
+    if compare:
+        findings += check_alignment(checked, crop, mask, reference.spacing, case.images, classes, case.label)
+    aligned = all(finding.file == case.label for finding in findings)
+    images = {m: checked.pop(m).data[crop].copy() for m in fitting}
+    if classes is not None and case.label is not None:
+        findings += check_label(classes, crop, mask, case.label)
+    if aligned:  # tissues are compared voxel by voxel
+        voxel_ml = float(np.prod(reference.spacing)) * 1e-3
+        findings += check_contrast(images, mask, None if classes is None else classes[crop], case.images, voxel_ml)
+    return Scan(images, mask, crop, reference, classes, tuple(findings))
+
+
+def _without_commands(findings: Iterable[Finding]) -> list[Finding]:
+    return [replace(finding, command=None) for finding in findings]
 
 
 def _read_images(

@@ -13,9 +13,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.preprocessing import scratch
 from data_pipeline.preprocessing.resample import as_spacing
 from data_pipeline.preprocessing.subject import load_subject, to_original_grid
-from data_pipeline.reading import scan as scan_module
 from data_pipeline.reading.findings import Finding
 from data_pipeline.reading.scan import _brain, read_scan
+from data_pipeline.reading.stored import open_nifti
 from tests.data_pipeline.cases import SRI24, one_case, rewrite, write_nifti
 
 
@@ -140,16 +140,15 @@ def test_all_errors_of_a_case_are_said_at_once(tmp_path, rng):
     ]
 
 
-def test_volumes_of_one_file_are_read_once_and_like_files(tmp_path, rng, monkeypatch):
+def test_volumes_of_one_file_are_read_once_and_like_files(tmp_path, rng):
     plain = one_case(tmp_path, rng)
     stacked = np.stack([np.asarray(nib.load(plain.images[m]).dataobj) for m in reversed(MODALITIES)], axis=-1)
     path = write_nifti(tmp_path / "all.nii.gz", stacked)
     case = replace(plain, images=dict.fromkeys(MODALITIES, path), channels={m: 3 - i for i, m in enumerate(MODALITIES)})
     opened = []
-    open_nifti = scan_module.open_nifti
-    monkeypatch.setattr(scan_module, "open_nifti", lambda p: opened.append(p) or open_nifti(p))
-    np.testing.assert_array_equal(load_subject(case, 1.0).images, load_subject(plain, 1.0).images)
-    assert opened.count(path) == 1
+    subject = load_subject(case, 1.0, open_file=lambda p: opened.append(p) or open_nifti(p))
+    np.testing.assert_array_equal(subject.images, load_subject(plain, 1.0).images)
+    assert opened == [path]
 
 
 def test_label_is_optional(tmp_path, rng):

@@ -1,4 +1,4 @@
-"""What a metric is: a function of two masks, and how its value is printed and counted."""
+"""A metric: a function of two masks, with the rules for printing and counting its value."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,8 @@ class MaskPair:
     would visit it anew.
 
     Attributes:
-      prediction, reference: masks on one grid.
+      prediction: the mask of the network.
+      reference: the mask of the label, on the same grid.
       spacing: voxel size in mm along each axis.
       volume: voxels of the whole grid, before the crop.
     """

@@ -41,7 +41,8 @@ def region_scores(
     """All metrics of WT, TC and ET for two maps of internal classes on one grid.
 
     Args:
-      prediction, reference: internal classes (`conventions.CLASSES`) of equal shape.
+      prediction: internal classes (`conventions.CLASSES`).
+      reference: internal classes, of equal shape.
       spacing: voxel size in mm along each axis.
       empty: the rule for regions without a voxel.
 

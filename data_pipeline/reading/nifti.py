@@ -101,6 +101,15 @@ def image_of(stored: Stored, channel: int | None = None) -> Volume:
     return Volume(data=data, range=(low, high), channel=channel, **vars(geometry))
 
 
+def grid_of(stored: Stored, channel: int | None = None) -> Geometry:
+    """The grid of one volume of a file.
+
+    Raises:
+      FileError: the file is not one 3-D volume, or has no such channel.
+    """
+    return _canonical(stored, channel)[1]
+
+
 def read_label(path: Path, convention: LabelConvention) -> tuple[UInt8[np.ndarray, "d h w"], Geometry]:
     """A label file as internal classes, including the cavity, in canonical orientation.
 

@@ -39,22 +39,39 @@ def open_nifti(path: Path) -> Stored:
     """Every byte of a file, with its checksum verified.
 
     Raises:
-      FileError: the file is missing, truncated or not NIfTI; has fewer than three axes, voxels that are not real
-        numbers, or an extent that no head has.
+      FileError: the file is missing, truncated or not NIfTI; or as `check_placement` and `as_stored`.
     """
     path = Path(path)
     image = _parse(path, _content(path))
-    shape = image.shape
+    # A grid that cannot be used is reported before its voxels are unpacked.
+    affine = check_placement(path, image.shape, image.affine)
+    return as_stored(path, _voxels(path, image), affine, image.header)
+
+
+def check_placement(path: Path, shape: tuple[int, ...], affine: object) -> Float64[np.ndarray, "4 4"]:
+    """The affine of an image as float64, if it and the shape can be those of a head.
+
+    Raises:
+      FileError: fewer than three axes, an affine that is not an invertible matrix, or an extent that no head has.
+    """
     if len(shape) < 3 or min(shape) < 1:
         raise wrong_shape(path, shape)
-    affine = np.asarray(image.affine, np.float64)
-    if not np.all(np.isfinite(affine)) or not abs(np.linalg.det(affine[:3, :3])) >= 1e-9:
-        raise FileError(path, f"the affine {affine[:3].tolist()} is not invertible", "repair the header")
-    _check_extent(path, affine, shape)
-    values = _voxels(path, image)
+    matrix = np.asarray(affine, np.float64)
+    if not np.all(np.isfinite(matrix)) or not abs(np.linalg.det(matrix[:3, :3])) >= 1e-9:
+        raise FileError(path, f"the affine {matrix[:3].tolist()} is not invertible", "repair the header")
+    _check_extent(path, matrix, shape)
+    return matrix
+
+
+def as_stored(path: Path, values: np.ndarray, affine: Float64[np.ndarray, "4 4"], header: nib.Nifti1Header) -> Stored:
+    """An image whose voxels are real numbers.
+
+    Raises:
+      FileError: they are not.
+    """
     if values.dtype.kind not in "biuf":
         raise FileError(path, f"voxels of type {values.dtype}, expected real numbers", "convert to a scalar image")
-    return Stored(path, values, affine, image.header)
+    return Stored(path, values, affine, header)
 
 
 def wrong_shape(path: Path, shape: tuple[int, ...]) -> FileError:

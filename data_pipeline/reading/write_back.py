@@ -26,10 +26,21 @@ def write_label(path: Path, classes: UInt8[np.ndarray, "d h w"], like: Geometry,
       InputError: the folder cannot be written to; nothing is left behind.
       ValueError: the classes are not on the grid of `like` or not 0 to 3.
     """
+    write_label_as_stored(path, to_stored_axes(classes, like), like, convention)
+
+
+def write_label_as_stored(
+    path: Path, classes: UInt8[np.ndarray, "i j k"], like: Geometry, convention: LabelConvention
+) -> None:
+    """`write_label` of classes in the order of axes that `like` has on disk.
+
+    Raises:
+      InputError: the folder cannot be written to; nothing is left behind.
+      ValueError: the classes are not on the grid of `like` or not 0 to 3.
+    """
     if classes.max() >= len(CLASSES):
         raise ValueError(f"classes must be 0 to {len(CLASSES) - 1}, got {classes.max()}")
-    on_disk = _to_disk(convention.encode(classes), like).reshape(like.shape_on_disk)
-    _write(path, on_disk, like, compression=6)
+    _write(path, convention.encode(classes).reshape(like.shape_on_disk), like, compression=6)
 
 
 def write_probabilities(
@@ -44,11 +55,15 @@ def write_probabilities(
       ValueError: the probabilities are not on the grid of `like`.
     """
     # Noise-like mantissas hardly compress: a higher level costs minutes and saves a few per cent.
-    _write(path, _to_disk(probabilities, like), like, compression=1, description=" ".join(channels))
+    _write(path, to_stored_axes(probabilities, like), like, compression=1, description=" ".join(channels))
 
 
-def _to_disk(values: np.ndarray, like: Geometry) -> np.ndarray:
-    """From canonical orientation to the order of axes on disk; trailing axes stay last."""
+def to_stored_axes(values: np.ndarray, like: Geometry) -> np.ndarray:
+    """A view of canonical values [D, H, W, ...] in the order and direction of axes that `like` has on disk.
+
+    Raises:
+      ValueError: the values are not on the grid of `like`.
+    """
     if values.shape[:3] != like.shape:
         raise ValueError(f"values of shape {values.shape} are not on the grid {like.shape} of {like.source}")
     orientation = orientations.ornt_transform(_RAS, orientations.io_orientation(like.affine_on_disk))

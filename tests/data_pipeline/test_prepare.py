@@ -61,7 +61,7 @@ def test_entries_of_former_contents_are_removed_when_asked(data, cache, capsys):
     assert other < set(prepared_folder(cache).iterdir())
 
 
-def test_damaged_entries_are_prepared_anew_when_asked(data, cache, capsys):
+def test_damaged_entries_are_prepared_again_when_asked(data, cache, capsys):
     command = [str(data), "--cache", str(cache), "--workers", "1"]
     assert main(command) == 0
     damaged = next(cache.rglob("images.npy"))

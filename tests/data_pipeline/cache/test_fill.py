@@ -259,7 +259,7 @@ def test_prepared_cases_travel_to_other_processes(tmp_path, rng):
     assert pickle.loads(pickle.dumps(entry)) == entry
 
 
-def test_what_there_is_to_do_is_said_first(tmp_path, rng, capsys):
+def test_the_work_to_do_is_reported_first(tmp_path, rng, capsys):
     cases = folder_of(tmp_path / "data", rng, 2)
     prepare_cases(cases[:1], 2.0, tmp_path / "cache", workers=0)
     printed = capsys.readouterr().err

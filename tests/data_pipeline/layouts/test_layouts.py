@@ -53,7 +53,7 @@ def test_networks_are_given_the_same_by_every_layout(tmp_path):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_decision_is_said(tmp_path, name):
+def test_the_decision_is_reported(tmp_path, name):
     (line,) = describe(find_cases(write_set(tmp_path, name), SETS[name][3]))
     ncr, ed, et = SETS[name][1]
     assert line.startswith(f"{CASES} cases as in {SETS[name][2]} (")

@@ -20,7 +20,7 @@ def test_nothing_is_suspected_in_sets_as_they_are_published(tmp_path, name):
     )
 
 
-def test_a_file_beside_those_of_a_case_that_lacks_one(tmp_path, rng):
+def test_an_unused_file_in_the_folder_of_a_case_that_lacks_one(tmp_path, rng):
     home = write_case(tmp_path, rng=rng)
     (home / f"{home.name}_t1ce.nii.gz").rename(home / f"{home.name}_t1_post.nii.gz")
     (finding,) = unused_files([tmp_path], find_cases(tmp_path))

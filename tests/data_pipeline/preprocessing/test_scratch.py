@@ -25,7 +25,7 @@ def test_small_arrays_are_ordinary_ones_and_large_ones_take_no_memory(monkeypatc
     assert list(tmp_path.iterdir()) == []  # the file has no name
 
 
-def test_no_room_is_said_before_the_work(monkeypatch):
+def test_no_room_is_reported_before_the_work(monkeypatch):
     monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     with pytest.raises(InputError, match=r"no room for .* GB of temporary values.*GB free.*set TMPDIR"):
         scratch.zeros((10**6, 10**6, 10**6))

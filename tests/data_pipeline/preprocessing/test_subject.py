@@ -125,7 +125,7 @@ def test_the_cavity_is_background_to_networks(tmp_path, rng):
     assert set(np.unique(subject.label)) == {0, 1, 2, OUTSIDE_BRAIN}
 
 
-def test_all_errors_of_a_case_are_said_at_once(tmp_path, rng):
+def test_all_errors_of_a_case_are_reported_at_once(tmp_path, rng):
     case = one_case(tmp_path, rng)
     case.images["t1"].write_bytes(b"")
     rewrite(case.images["t2"], lambda v: v[:-1])

@@ -195,7 +195,7 @@ def test_a_moved_file_on_disk(on_disk):
     assert shlex.split(finding.command)[5:9] == ["-in", str(t2), "-ref", str(on_disk.images["t1ce"])]
 
 
-def test_of_images_that_lie_apart_nothing_else_is_said(on_disk):
+def test_misaligned_images_are_not_suspected_of_anything_else(on_disk):
     """T2 lies where T1 has no brain, and would be taken for a wrong file by its tissues."""
     t2 = on_disk.images["t2"]
     rewrite(t2, lambda voxels: np.roll(voxels, 12, 1))

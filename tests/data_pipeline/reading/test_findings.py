@@ -13,7 +13,7 @@ def test_findings_survive_json():
     assert Finding("note", Path("/a/t1.nii"), "f", "", "c").without_folder() == Finding("note", Path("t1.nii"), "f", "")
 
 
-def test_what_many_cases_share_is_said_once_and_the_rest_is_counted():
+def test_what_many_cases_share_is_reported_once_and_the_rest_is_counted():
     cases = [f"case{number}" for number in range(REPEATED + 1)]
     thick = [(case, Finding("warning", Path(f"/d/{case}.nii"), "5 mm", "resampled")) for case in cases]
     swap = ("case3", Finding("warning", Path("/d/t2.nii"), "looks like FLAIR", "compare"))

@@ -25,7 +25,7 @@ def ours(*, folder: str, patch: int) -> Workload:
 
 
 def check(*, folder: str, patch: int) -> Workload:
-    """Checks a case as `python -m data_pipeline.check` does, picture included."""
+    """Checks a case as `kd-jax check` does, picture included."""
     del patch
 
     def inspect(case: Case, out: Path) -> int:

@@ -233,7 +233,7 @@ def _what_is_done(platform: str) -> str:
         "to moved parameters"
     )
     if platform == "cpu" and not library.available():
-        text += "; on XLA's own operators, python -m kd_jax.native compiles faster ones"
+        text += "; on XLA's own operators; kd-jax native compiles faster ones"
     if platform == "gpu":
         text += "; float32 with TF32 allowed in convolutions and products on both sides"
     return text

@@ -104,7 +104,7 @@ def test_a_module_of_ours_that_is_missing_is_a_failure(parts):
 def test_an_unknown_part_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["stepp"])
-    assert "no part stepp; choose from step, inference" in capsys.readouterr().err
+    assert "no part stepp; choose from students, step, inference" in capsys.readouterr().err
 
 
 def test_help_tells_every_part_and_examples(capsys):

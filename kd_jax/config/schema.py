@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
@@ -80,11 +80,6 @@ class OptimiserConfig:
     power: Annotated[PositiveFloat, Field(description="exponent of the polynomial decay per epoch")] = 0.9
 
 
-def _remat_by_name(value: object) -> object:
-    """Older runs hold false or true."""
-    return {"false": "none", "true": "blocks"}.get(str(value).lower(), value)
-
-
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """How long, how large, in which precision."""
@@ -98,7 +93,6 @@ class TrainConfig:
     ] = "float32"
     remat: Annotated[
         Literal["auto", "none", "norms", "blocks"],
-        BeforeValidator(_remat_by_name),
         Field(
             description="values that the backward pass computes again instead of keeping them: none; norms: norms and "
             "activations, which costs next to nothing on a TPU; blocks: convolutions too, for the least memory; auto "

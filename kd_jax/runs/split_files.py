@@ -73,11 +73,8 @@ class SplitRecord:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text())
-            if isinstance(values["data_root"], str):  # written by an earlier version
-                values["data_root"] = [values["data_root"]]
-            return cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path}: damaged ({error}); train again, or give labelled cases with --data") from error
 
 
@@ -102,9 +99,7 @@ def resume_split(run: Path, record: SplitRecord, folds: Sequence[Fold]) -> None:
             f"{changed}); bring back what was there, or start a new run"
         )
     file = run / FOLDS_FILE
-    if not file.exists():  # a run of an earlier version
-        _write_folds(run, folds)
-    elif read_folds(file) != list(folds):
+    if read_folds(file) != list(folds):
         raise InputError(
             f"{file}: has other folds than the run would have now; bring back the cases and the --data.splits it was "
             f"started with, or give --data.splits {file}"

@@ -130,7 +130,7 @@ def test_the_file_has_the_form_of_nnunets(tmp_path):
 
 def test_resuming_does_not_replace_other_folds(tmp_path):
     folds = [Fold(["a"], ["b"]), Fold(["b"], ["a"])]
-    resume_split(tmp_path, RECORD, folds)  # a run that has no files yet gets them
+    write_split(tmp_path, RECORD, folds)
     before = (tmp_path / FOLDS_FILE).read_bytes()
     resume_split(tmp_path, RECORD, folds)
     with pytest.raises(InputError, match=r"has other folds than the run would have now; .* give --data\.splits"):

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from data_pipeline.errors import InputError
@@ -10,12 +8,6 @@ def test_what_is_written_is_read_back(tmp_path):
     record = SplitRecord(["/a", "/b.csv"], None, False, ["A"], ["B"], "brats2024")
     record.write(tmp_path)
     assert SplitRecord.read(tmp_path) == record
-
-
-def test_a_record_of_version_0_2_is_read(tmp_path):
-    old = {"data_root": "/a", "label_map": None, "ignore_affine": True, "train": ["A"], "validation": ["B"]}
-    (tmp_path / SPLIT_FILE).write_text(json.dumps(old))
-    assert SplitRecord.read(tmp_path) == SplitRecord(["/a"], None, True, ["A"], ["B"], None)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data_root": "/a"}'])

@@ -215,11 +215,6 @@ def test_targets_are_made_once_per_shape_for_both_networks(batch):
     np.testing.assert_array_equal(regions[16, 16, 16], region_truth(batch["label"]))
 
 
-@pytest.mark.parametrize(("old", "remat"), [(False, "none"), (True, "blocks"), ("true", "blocks"), ("norms", "norms")])
-def test_rematerialisation_of_older_runs_is_understood(old, remat):
-    assert tiny_config(train={"remat": old}).train.remat == remat
-
-
 def test_automatic_settings_are_plain_off_a_tpu():
     network = _objective(tiny_config()).students["student"]
     assert (network.remat, network.fold) == ("none", 1)

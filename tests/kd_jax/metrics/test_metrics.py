@@ -206,7 +206,7 @@ def test_a_registered_metric_is_in_every_file_and_table(monkeypatch, tmp_path):
     assert float(row["TC_missed_ml"]) == 2.0
     paired = summarise_pairs([scores], [scores])
     assert as_json(paired.first)["ET"]["missed_ml"]["mean"] == 2.0
-    for table in (summary_table("one", paired.first), comparison_table("two", paired)):
+    for table in (summary_table("one", paired.first), comparison_table("two", paired, "a", "b")):
         assert list(table.columns[1].cells).count("Missed (ml)") == 3
         assert list(table.columns[2].cells)[-1] == "2.00"
 

@@ -14,7 +14,7 @@ from kd_jax.metrics.surface import bounding_box
 
 SHAPE = (23, 20, 18)
 ISOTROPIC = (1.0, 1.0, 1.0)
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=30)
 
 
 def hd95_by_definition(prediction, reference, spacing):
@@ -75,7 +75,7 @@ def test_any_spacing_agrees_with_the_definition(a, b, spacing):
 
 
 @pytest.mark.parametrize("cost", [0, math.inf], ids=["tree", "transform"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15)
 @given(masks, masks, uneven)
 def test_both_ways_to_what_is_far_agree_with_the_definition(cost, a, b, spacing):
     with mock.patch.object(surface, "_search_cost", lambda *_: cost):
@@ -131,7 +131,7 @@ def test_of_an_empty_mask_there_is_no_distance():
         assert math.isnan(hd95(*pair, ISOTROPIC))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15)
 @given(masks)
 def test_the_bounding_box_is_that_of_scipy(mask):
     assert (bounding_box(mask),) == tuple(ndimage.find_objects(mask.astype(np.uint8)))

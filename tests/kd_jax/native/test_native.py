@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,11 +25,17 @@ from kd_jax.ops.operators import (
     instance_norm_plain,
     leaky_relu,
 )
+from tests.kd_jax.ops.forms import assert_agree, draw, lowered
 
 ROOT = Path(__file__).resolve().parents[3]
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get(library.COMPILER, "g++")) is None, reason="no C++ compiler"
-)
+_without_compiler = shutil.which(os.environ.get(library.COMPILER, "g++")) is None
+
+
+def needs_compiler(test):
+    """The library is compiled for these tests, which takes a quarter of a minute."""
+    return pytest.mark.slow(pytest.mark.skipif(_without_compiler, reason="no C++ compiler")(test))
+
+
 DIRECT, WINOGRAD = 1e-5, 4e-5
 """Rounding of plain sums of up to 40,000 products, and of Winograd's, relative to the largest value."""
 
@@ -46,23 +51,6 @@ def compiled(tmp_path_factory):
         assert library.available()
         yield
     library.lanes.cache_clear()
-
-
-def _values_and_gradients(form, *args):
-    y, gradient = jax.vjp(form, *args)
-    target = np.random.default_rng(9).standard_normal(y.shape).astype(np.float32)
-    return y, *gradient(jnp.asarray(target))
-
-
-def _assert_same(form, reference, tolerance, *args):
-    found, expected = _values_and_gradients(jax.jit(form), *args), _values_and_gradients(reference, *args)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
-
-
-def _draw(*shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
 @needs_compiler
@@ -85,15 +73,10 @@ def _draw(*shapes, seed=0):
     ],
 )
 def test_convolution_equals_the_plain_form(compiled, batch, size, kernel, stride, channels, features):
-    x, w = _draw((batch, *size, channels), (*kernel, channels, features))
+    x, w = draw((batch, *size, channels), (*kernel, channels, features))
     for winograd, tolerance in ((False, DIRECT), (True, WINOGRAD)):
-        _assert_same(
-            lambda x, w, g=winograd: operators.conv3d(x, w, stride, g),
-            lambda x, w: conv3d_plain(x, w, stride),
-            tolerance,
-            x,
-            w,
-        )
+        form = lambda x, w, g=winograd: operators.conv3d(x, w, stride, g)  # noqa: E731
+        assert_agree([form], lambda x, w: conv3d_plain(x, w, stride), x, w, rtol=0, atol=tolerance)
 
 
 @needs_compiler
@@ -105,8 +88,9 @@ def test_convolution_equals_the_plain_form(compiled, batch, size, kernel, stride
     channels=st.sampled_from([1, 3, 16]),
 )
 def test_any_convolution_equals_the_plain_form(compiled, size, stride, kernel, channels):
-    x, w = _draw((1, *size, channels), (*kernel, channels, 16))
-    _assert_same(lambda x, w: operators.conv3d(x, w, stride), lambda x, w: conv3d_plain(x, w, stride), WINOGRAD, x, w)
+    x, w = draw((1, *size, channels), (*kernel, channels, 16))
+    form, plain = (lambda x, w, f=f: f(x, w, stride) for f in (operators.conv3d, conv3d_plain))
+    assert_agree([form], plain, x, w, rtol=0, atol=WINOGRAD)
 
 
 @needs_compiler
@@ -124,13 +108,14 @@ def test_winograds_sums_are_exact_where_rounding_has_no_part(compiled):
     [(NEGATIVE_SLOPE, lambda *a: leaky_relu(instance_norm_plain(*a))), (1.0, instance_norm_plain)],
 )
 def test_norm_equals_its_definition(compiled, slope, reference):
-    x, scale, bias = _draw((2, 6, 9, 10, 32), (32,), (32,))
-    _assert_same(lambda *a: operators.instance_norm(*a, NORM_EPSILON, slope), reference, 5e-6, x, scale, bias)
+    x, scale, bias = draw((2, 6, 9, 10, 32), 32, 32)
+    form = lambda *a: operators.instance_norm(*a, NORM_EPSILON, slope)  # noqa: E731
+    assert_agree([form], reference, x, scale, bias, rtol=0, atol=5e-6)
 
 
 @needs_compiler
 def test_norm_keeps_the_variance_of_a_nearly_constant_channel(compiled):
-    x, scale, bias = _draw((1, 20, 30, 40, 16), (16,), (16,))
+    x, scale, bias = draw((1, 20, 30, 40, 16), (16,), (16,))
     x += 1e3  # the difference of two large sums would lose it
     exact = np.asarray(x, np.float64)
     normal = (exact - exact.mean((1, 2, 3))) / np.sqrt(exact.var((1, 2, 3)) + NORM_EPSILON)
@@ -141,8 +126,8 @@ def test_norm_keeps_the_variance_of_a_nearly_constant_channel(compiled):
 @needs_compiler
 def test_operators_take_the_compiled_form_where_it_serves(compiled):
     def calls(form, *shapes, dtype=jnp.float32, platform="cpu"):
-        arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-        return jax.jit(lambda *a: form(*a)).trace(*arrays).lower(lowering_platforms=(platform,)).as_text().count("@kd_")
+        operations = lowered(form, *shapes, platform=platform, dtype=dtype)
+        return sum(op.target.startswith("kd_") for op in operations)
 
     convolve = lambda x, w: conv3d(x, w, (1, 1, 1))  # noqa: E731
     volume = (1, 8, 8, 8, 16)

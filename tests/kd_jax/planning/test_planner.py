@@ -77,7 +77,7 @@ _SPACINGS = st.tuples(*[st.floats(0.3, 8)] * 3)
 _SHAPES = st.tuples(*[st.integers(2, 600)] * 3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.lists(st.tuples(_SPACINGS, _SHAPES, st.integers(1, 40)), min_size=1, max_size=4),
     st.sampled_from(tuple(PRESETS)),
@@ -101,7 +101,7 @@ def test_what_holds_for_every_plan(groups, preset, memory, networks):
     assert plan.batch >= 2
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(_SPACINGS, _SHAPES, st.permutations(range(3)), st.sampled_from(tuple(PRESETS)))
 def test_the_order_of_axes_matters_only_to_ties(spacing, shape, order, preset):
     ratios = [n * s for n, s in zip(shape, spacing, strict=True)]

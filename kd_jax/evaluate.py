@@ -1,10 +1,9 @@
 """Score the networks of a run: `kd-jax evaluate runs/NAME`.
 
-Every case is segmented by sliding window, resampled to its original grid and compared there with its label at
-original resolution. Several runs are an ensemble on the cases of --data; without it each scores the cases it held
-out, and the table is over all of them. Written under RUN/evaluation/<data>/ (of the first run): one CSV per network
-with a row per case, summary.json with the distributions and everything needed to repeat them, and cases.png with
-cases from the worst to the best.
+Every case is segmented by sliding window, resampled to its original grid and compared there with its label. Several
+runs form an ensemble on the cases of --data; without --data each scores the cases it held out, and the table covers all
+of them. RUN/evaluation/<data>/ (of the first run) then holds one CSV per network with a row per case, summary.json with
+the distributions and everything needed to repeat them, and cases.png with cases from the worst to the best.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Take over a network that nnU-Net v2 trained: `kd-jax import-nnunet RESULT`.
+"""Import a network that nnU-Net v2 trained: `kd-jax import-nnunet RESULT`.
 
-Makes a run whose teacher is that network, on which evaluate and predict work and which train takes as --teacher-from.
-PyTorch is not needed, and nothing a checkpoint names is run.
+Makes a run whose teacher is that network. evaluate and predict work with it, and train takes it as --teacher-from. The
+command needs no PyTorch and runs nothing that a checkpoint names.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kd-jax import-nnunet",
-        description="Take over a network that nnU-Net v2 trained for brain tumours, as the teacher of a run: to "
+        description="Import a network that nnU-Net v2 trained for brain tumours, as the teacher of a run: to "
         "evaluate it, to predict with it, or to teach a student (train --teacher-from RUN).",
         epilog="Understood: nnU-Net 2.0 to 2.8, 3d_fullres, PlainConvUNet and ResidualEncoderUNet; the classes NCR, ED "
         "and ET or the regions WT, TC and ET; all or some of the modalities t1, t1ce, t2, flair. PyTorch is "
@@ -70,30 +70,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="folder to make (default: runs/DATASET_nnunet_foldN, as nnU-Net names it)",
     )
-    parser.add_argument("--fold", metavar="N", help="which fold, where there are several; a number or all")
+    parser.add_argument("--fold", metavar="N", help="fold to import if there are several: a number or all")
     parser.add_argument(
         "--checkpoint", choices=get_args(Kept), default="final", help="of the last or best epoch (default: %(default)s)"
     )
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="plans.json, where it is not beside the checkpoint")
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="plans.json, if it is not next to the checkpoint")
     parser.add_argument(
-        "--dataset", type=Path, metavar="FILE", help="dataset.json, where it is not beside the checkpoint"
+        "--dataset", type=Path, metavar="FILE", help="dataset.json, if it is not next to the checkpoint"
     )
     parser.add_argument(
         "--channels",
         nargs="+",
         choices=MODALITIES,
         metavar="MODALITY",
-        help=f"what the network's channels are, in its order, of {', '.join(MODALITIES)} (default: by dataset.json)",
+        help=f"modalities of the network's channels, in order: {', '.join(MODALITIES)} (default: by dataset.json)",
     )
     parser.add_argument(
         "--labels",
         metavar="MAP",
-        help='what nnU-Net\'s label values are, e.g. "1=NCR,2=ED,3=ET" (default: by the names in dataset.json)',
+        help='meaning of nnU-Net\'s label values, e.g. "1=NCR,2=ED,3=ET" (default: by the names in dataset.json)',
     )
     parser.add_argument(
         "--orientation",
         metavar="XYZ",
-        help="towards what the axes of the training files run: three letters, R or L, A or P, S or I "
+        help="directions of the axes of the training files: three letters, R or L, A or P, S or I "
         "(default: LPS, as BraTS is stored; RAS where nnU-Net's reader reorients files)",
     )
     parser.add_argument("--any-trainer", action="store_true", help="accept a trainer that is not known to fit")
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write(run: Path, config: Config, params: Params, provenance: dict[str, Any]) -> None:
-    """Writes the run beside its place and moves it there when it is whole."""
+    """Writes the run next to its place and moves it there when it is complete."""
     with folder_atomically(run) as folder:
         write_atomically(folder / CONFIG_FILE, dump_config(config).encode())
         write_atomically(folder / IMPORT_FILE, (json.dumps(provenance, indent=2) + "\n").encode())

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kd-jax plan",
         description="Measure a data set and plan its training by nnU-Net v2's rules: spacing, patch, batch, and "
-        "stages, strides, kernels and features of teacher and student. Writes a JSON file to read and to edit, for "
+        "stages, strides, kernels and features of teacher and student. Writes a JSON file that can be edited, for "
         "kd-jax train --plan.",
     )
     parser.add_argument(

@@ -1,8 +1,9 @@
-"""Decide what post-processing helps: `kd-jax postprocess runs/FOLD_0 runs/FOLD_1`.
+"""Decide which post-processing helps: `kd-jax postprocess runs/FOLD_0 runs/FOLD_1`.
 
-As nnU-Net after its cross-validation: the held-out cases of all runs are segmented, and whether to keep only the
-largest component, of all foreground and then of each class or region, is decided by their Dice. Where thresholds are
-given, the smallest volume of enhancing tumour as well. The rule is written to RUN/postprocessing.json of every run.
+The command does what nnU-Net does after its cross-validation: it segments the held-out cases of all runs and decides by
+their Dice whether to keep only the largest component, of all foreground and then of each class or region. If thresholds
+are given, it also decides on the smallest volume of enhancing tumour. It writes the rule to RUN/postprocessing.json of
+every run.
 """
 
 import argparse
@@ -94,20 +95,20 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="ML",
-        help="thresholds to try: enhancing tumour of less than ML in all becomes necrotic core (1 ml: 1000 voxels of "
-        "1 mm³); the one with the best mean Dice of ET is taken (1 where both are empty), if better than without",
+        help="thresholds to try: enhancing tumour below ML in total becomes necrotic core (1 ml: 1000 voxels of "
+        "1 mm³); the one with the best mean Dice of ET is taken (1 where both are empty), if it improves on none",
     )
     parser.add_argument(
         "--parts",
         choices=get_args(Outputs),
-        help="whose Dice decides: NCR, ED and ET, or WT, TC and ET (default: what the network was trained on)",
+        help="parts whose Dice decides: NCR, ED and ET, or WT, TC and ET (default: those the network was trained on)",
     )
     parser.add_argument(
         "--data",
         type=Path,
         nargs="+",
         metavar="DATA",
-        help="decide on the labelled cases of folders or CSV files, not trained on, instead",
+        help="decide on these labelled cases instead, folders or CSV files; none may have been trained on",
     )
     add_naming_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a rule that is already there")
@@ -126,7 +127,7 @@ def _refuse_trained_on(data: EvaluationData, runs: Sequence[Path]) -> None:
 
 
 def _refuse_unusable(tasks: Sequence[Task]) -> None:
-    """A rule holds for the cases it was decided on, so all of them must be there: checked before the work."""
+    """Refuses cases that cannot be used, before the work: a rule holds for the cases it was decided on."""
     for task in tasks:
         if task.case.label is None:
             raise InputError(f"{task.case.id}: has no label, and a decision needs every one; add it, or leave it out")
@@ -144,7 +145,7 @@ def _refuse_existing(segmenter: Segmenter, *, overwrite: bool) -> None:
 
 
 def _count(tasks: Sequence[Task], parts: Sequence[LabelOrRegion]) -> Iterator[tuple[str, CaseCounts]]:
-    """Segment every case and keep what the decision needs of it, by case id.
+    """Segment every case and keep the counts that the decision needs, by case id.
 
     Raises:
       InputError: a file of a case cannot be used.

@@ -36,22 +36,22 @@ FAILURES_FILE = "failures.json"
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Where the results of every case go.
+    """Paths of the results of every case.
 
     Attributes:
-      folder: of all of them.
-      probabilities: whether there are maps of those as well.
+      folder: folder of all results.
+      probabilities: whether maps of probabilities are written as well.
     """
 
     folder: Path
     probabilities: bool
 
     def label_path(self, case: Case) -> Path:
-        """Where the label map of a case goes."""
+        """Path of the label map of a case."""
         return self.folder / f"{case.id}.nii.gz"
 
     def probabilities_path(self, case: Case) -> Path:
-        """Where the class probabilities of a case go."""
+        """Path of the class probabilities of a case."""
         return self.folder / f"{case.id}_probabilities.nii.gz"
 
 
@@ -138,7 +138,7 @@ def _refuse_existing(cases: Sequence[Case], files: ResultFiles) -> None:
 
 
 def _describe(case: Case, segmenter: Segmenter, layout: str | None, label_map: str | None) -> str:
-    """One line on what was found in a case and how its result is written."""
+    """One line with the files of a case and the label values of its result."""
     values = ", ".join(f"{case.convention.from_class[i]} {name}" for i, name in enumerate(CLASSES) if i > 0)
     given = "--layout" if layout else f"file names as in {case.layout}"
     why = "--label-map" if label_map else given
@@ -150,7 +150,7 @@ def _describe(case: Case, segmenter: Segmenter, layout: str | None, label_map: s
 
 
 def _explain(outcome: Outcome, segmenter: Segmenter) -> str:
-    """Why a case could not be segmented, and what to do about it."""
+    """The reason why a case could not be segmented, with its remedy."""
     if outcome.problem is not None:
         return outcome.problem.with_commands() if isinstance(outcome.problem, Refusal) else str(outcome.problem)
     runs = "this run" if len(segmenter.members) == 1 else "these runs"
@@ -169,7 +169,7 @@ def _write(segmentation: Segmentation, segmenter: Segmenter, case: Case, files: 
     """Write the files of one case; the label map comes last, so it stands for a complete case.
 
     Raises:
-      InputError: a file cannot be written. No other case's could be either, so the command ends.
+      InputError: a file cannot be written. Files of other cases could not be written either, so the command ends.
     """
     grid, probabilities = segmentation.subject.reference, files.probabilities_path(case)
     if segmentation.probabilities is not None:
@@ -179,7 +179,7 @@ def _write(segmentation: Segmentation, segmenter: Segmenter, case: Case, files: 
     try:
         write_label(files.label_path(case), segmentation.classes, grid, case.convention)
     except InputError:
-        if segmentation.probabilities is not None:  # half a result would be in the way of the next attempt
+        if segmentation.probabilities is not None:  # half a result would block the next attempt
             probabilities.unlink(missing_ok=True)
         raise
     volumes = region_volumes_ml(segmentation.classes, grid.spacing)

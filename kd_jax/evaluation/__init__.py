@@ -1,1 +1,1 @@
-"""Networks scored on labelled cases."""
+"""Scoring networks on labelled cases: tables, summaries, pictures."""

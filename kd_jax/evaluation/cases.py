@@ -1,4 +1,4 @@
-"""Which cases an evaluation is of: a folder's, or those that the runs held out."""
+"""The cases of an evaluation: those of a folder, or those that the runs held out."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,8 +36,8 @@ class EvaluationData:
     """The cases to score.
 
     Attributes:
-      name: of the folder the results go to.
-      paths: where the cases are.
+      name: name of the folder for the results.
+      paths: folders of the cases, or CSV files.
       groups: one for each of several runs that score their own held-out cases, else one.
       held_out: these are the runs' own validation cases.
       trained_on: ids of cases that are scored by a run that was trained on them.
@@ -60,7 +60,7 @@ class EvaluationData:
         return ", ".join(map(str, self.paths))
 
     def tasks(self, segmenters: Mapping[str, Segmenter], *, ignore_affine: bool) -> list[Task]:
-        """Which segmenters segment which cases: in a cross-validation the network of each run those it held out.
+        """Pairs cases with their segmenters: in a cross-validation, each run's network segments the cases it held out.
 
         Args:
           segmenters: by name; with several groups, of as many members.
@@ -126,7 +126,7 @@ def _held_out(run: Path, split: SplitRecord, label_map: str | None, layout: str 
 
 
 def _claim(owners: dict[str, Path], run: Path, cases: Iterable[Case]) -> None:
-    """In a cross-validation every case is held out once."""
+    """Refuses a case that two runs hold out: a cross-validation holds out every case once."""
     for case in cases:
         if case.id in owners:
             raise InputError(
@@ -137,10 +137,10 @@ def _claim(owners: dict[str, Path], run: Path, cases: Iterable[Case]) -> None:
 
 
 def refuse_other_data(summary: Path, data: EvaluationData, runs: Sequence[Path]) -> None:
-    """Other data or another ensemble of the same name must not overwrite each other's results.
+    """Keeps an evaluation from overwriting one of other data, or of another ensemble, that has the same name.
 
     Raises:
-      InputError: `summary` is of other data, or of other runs than these several.
+      InputError: `summary` describes other data, or other runs if there are several.
     """
     try:
         found = json.loads(summary.read_text())

@@ -1,7 +1,7 @@
-"""A picture of scored cases: what the network saw, the reference, and what the networks made of it.
+"""A picture of scored cases: the images, the reference, and the segmentation of each network.
 
-While cases are scored only one axial slice of each is kept, never a volume; which of them are drawn is
-decided when all scores are known.
+While cases are scored, only one axial slice of each is kept, never a volume. When all scores are known, some of the
+slices are drawn.
 """
 
 import io
@@ -23,7 +23,7 @@ from kd_jax.inference.segmenter import Segmentation
 from kd_jax.metrics import RegionScores
 
 COLOURS: Mapping[str, str] = {"NCR": "#D55E00", "ED": "#56B4E9", "ET": "#F0E442"}
-"""By class: vermilion, sky blue and yellow of Okabe and Ito (2008), told apart in every kind of colour blindness."""
+"""By class: vermilion, sky blue and yellow of Okabe and Ito (2008), which differ for every kind of colour blindness."""
 MEANINGS: Mapping[str, str] = {
     "NCR": "NCR, necrotic and non-enhancing core",
     "ED": "ED, oedema",
@@ -39,14 +39,14 @@ _PANEL, _MARGIN, _DPI = 2.6, 3.0, 110  # inches, mm around the brain, dots per i
 
 @dataclass(frozen=True, eq=False)
 class CaseView:
-    """One axial slice of a case, and nothing of its volumes.
+    """One axial slice of a case, without its volumes.
 
     Attributes:
       axial: index of the slice in the canonical original volume.
       images: grey levels of the modalities a network saw, inside `box`, on the network's grid.
       reference: internal classes of the whole slice on the original grid.
-      box: of the brain in the slice, voxels of the original grid.
-      spacing: mm in the slice, of the original grid.
+      box: box of the brain in the slice, in voxels of the original grid.
+      spacing: spacing in the slice, in mm, of the original grid.
     """
 
     axial: int
@@ -58,7 +58,7 @@ class CaseView:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one network made of a slice: its classes on the original grid, and the scores of the whole case."""
+    """One network's result: its classes in the slice, on the original grid, and the scores of the whole case."""
 
     classes: UInt8[np.ndarray, "d h"]
     scores: Mapping[Region, RegionScores]
@@ -76,12 +76,12 @@ class Row:
 def take_view(
     segmentation: Segmentation, reference: UInt8[np.ndarray, "d h w"], modalities: Sequence[Modality]
 ) -> CaseView:
-    """The slice of a case to remember.
+    """The slice of a case that is kept.
 
     Args:
-      segmentation: of the case.
+      segmentation: the case's.
       reference: internal classes on the canonical original grid.
-      modalities: those of the network.
+      modalities: the network's.
     """
     subject = segmentation.subject
     x, y, z = subject.crop
@@ -95,7 +95,7 @@ def take_view(
 
 
 def take_classes(segmentation: Segmentation, view: CaseView) -> UInt8[np.ndarray, "d h"]:
-    """A network's classes in the slice; a copy, for a part of the volume would keep all of it in memory."""
+    """A network's classes in the slice; a copy, because a view would keep the whole volume in memory."""
     return segmentation.classes[:, :, view.axial].copy()
 
 
@@ -198,7 +198,7 @@ def _grey(image: Float32[np.ndarray, "d h"], brain: Bool[np.ndarray, "d h"]) -> 
 
 
 def _overlay(classes: UInt8[np.ndarray, "d h"]) -> Float32[np.ndarray, "d h rgba"]:
-    """Each class in its colour, see-through, with an opaque outline of one voxel; clear where there is none."""
+    """Each class in its colour, translucent, with an opaque outline of one voxel; the background is transparent."""
     around = np.pad(classes, 1)
     shifted = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
     edge = np.any([neighbour != classes for neighbour in shifted], axis=0)

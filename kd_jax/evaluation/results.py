@@ -1,4 +1,4 @@
-"""What an evaluation found, as a summary in JSON, tables on screen and a picture."""
+"""Results of an evaluation: a summary in JSON, tables on screen and a picture."""
 
 import platform
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ from kd_jax.runs.store import Which
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was asked for.
+    """The request that the results answer.
 
     Attributes:
-      runs: whose networks.
-      checkpoint: which of their checkpoints.
+      runs: folders of the runs.
+      checkpoint: best or latest.
       empty: rule for regions without voxels.
       data: the cases.
     """
@@ -45,7 +45,7 @@ class Conditions:
 
     @property
     def combination(self) -> str:
-        """What several runs have to do with each other."""
+        """How several runs are combined, in words."""
         if len(self.runs) == 1:
             return "one run"
         if self.data.held_out:
@@ -86,7 +86,7 @@ def summary(evaluations: Evaluations, conditions: Conditions) -> dict[str, Any]:
 
 
 def pairs_of(networks: Sequence[str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: every student with the teacher, and with the first student."""
+    """Pairs of networks to compare: every student with the teacher, and with the first student."""
     students = [name for name in networks if name != TEACHER]
     with_teacher = [(name, TEACHER) for name in students] if TEACHER in networks else []
     return with_teacher + [(name, students[0]) for name in students[1:]]
@@ -131,7 +131,7 @@ def decided_the_rule(evaluation: Evaluation) -> list[str]:
 
 
 def show(console: Console, evaluations: Evaluations, conditions: Conditions) -> None:
-    """Tables on screen, and with them what they are of."""
+    """Prints the tables and the conditions they hold under."""
     data = conditions.data
     for name, evaluation in evaluations.items():
         for kind, reasons in (("skipped", evaluation.skipped), ("failed", evaluation.failed)):
@@ -161,7 +161,7 @@ def show(console: Console, evaluations: Evaluations, conditions: Conditions) -> 
 
 
 def draw(path: Path, evaluations: Evaluations, conditions: Conditions) -> str:
-    """Draw a few cases, chosen by the first network's scores where there are any; returns in words which.
+    """Draw a few cases, chosen by the first network's scores if it has any; returns the choice in words.
 
     Raises:
       InputError: the file cannot be written.
@@ -200,7 +200,7 @@ def _outcome(evaluation: Evaluation, case: str) -> Outcome | str:
 
 
 def _paired(evaluations: Evaluations, one: str, other: str) -> tuple[list[str], Paired]:
-    """The cases that both networks could use, and the scores of the one beside the other's on them."""
+    """The cases that both networks could use, and the paired scores of both on them."""
     ours, theirs = evaluations[one].scores, evaluations[other].scores
     ids = [case for case in ours if case in theirs]
     return ids, summarise_pairs([ours[case] for case in ids], [theirs[case] for case in ids])

@@ -1,4 +1,4 @@
-"""Segment labelled cases with every network and score what comes out."""
+"""Segments labelled cases with every network and scores the results."""
 
 import sys
 from collections.abc import Mapping
@@ -27,10 +27,12 @@ class Evaluation:
 
     Attributes:
       segmenter: all of the networks; in a cross-validation each scored its own part of the cases.
-      postprocessing: what became of its label maps before they were scored.
+      postprocessing: the rule applied to its label maps before they were scored.
       scores: by case id.
-      views, classes: the slice of each case that the picture may show, and this network's classes in it.
-      skipped, failed: why a case has no scores.
+      views: the slice of each case that the picture may show.
+      classes: this network's classes in each of these slices.
+      skipped: the reason why a case could not be used, by case id.
+      failed: the problem with a file of a case, by case id.
     """
 
     segmenter: Segmenter
@@ -60,8 +62,8 @@ def score_cases(
       evaluations: without scores yet.
       data: the cases.
       empty: rule for regions without voxels.
-      ignore_affine: files whose affines differ are taken to lie on one grid all the same.
-      predictions: folder that label maps go to, in a folder for each network; None writes none.
+      ignore_affine: accept files whose affines differ, as if they lay on one grid.
+      predictions: folder for label maps, with a folder for each network; None writes none.
 
     Raises:
       InputError: a label map cannot be written, or not one case can be scored.
@@ -91,7 +93,7 @@ def score_cases(
 
 
 def file_name(network: str) -> str:
-    """A network's name in names of files."""
+    """A network's name as part of a file name."""
     return network.replace(" ", "_")
 
 
@@ -118,6 +120,6 @@ def _require_scores(evaluations: Evaluations, data: EvaluationData) -> None:
     if any(evaluation.scores for evaluation in evaluations.values()):
         return
     first = next(iter(evaluations.values()))
-    # What failed has been printed, case by case; what was skipped has not.
+    # Failures have been printed case by case; skipped cases have not.
     reason = "" if first.failed else ", first {}: {}".format(*next(iter(first.skipped.items())))
     raise InputError(f"{data.place}: none of the {data.count} cases can be scored, nothing is written{reason}")

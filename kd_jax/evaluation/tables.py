@@ -34,7 +34,7 @@ def write_case_scores(path: Path, scores: Mapping[str, CaseScores]) -> None:
 
 
 def as_json(summaries: Summaries) -> dict[str, dict[str, dict[str, float]]]:
-    """Summaries by region and metric, with the interquartile range beside the quartiles."""
+    """Summaries by region and metric, with the quartiles and the interquartile range."""
     return {
         region: {metric: {**asdict(s), "iqr": s.q3 - s.q1} for metric, s in metrics.items()}
         for region, metrics in summaries.items()

@@ -1,7 +1,7 @@
 """The loop over cases that predict, evaluate and postprocess share: each case is read once for all networks.
 
-One case after the other: its label where one is needed, its images, every network. What cannot be used is a result
-like any other, so that one bad file never costs the results of the other cases.
+For each case in turn it reads the label if one is needed, reads the images, and runs every network. A file that cannot
+be used gives a result like any other, so that one bad file never costs the results of other cases.
 """
 
 import functools
@@ -21,12 +21,12 @@ from kd_jax.inference.segmenter import CaseReader, Segmentation, Segmenter, appl
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One case and who is to segment it.
+    """One case and the segmenters for it.
 
     Attributes:
       case: its files.
       segmenters: by name.
-      ignore_affine: files whose affines differ are taken to lie on one grid all the same.
+      ignore_affine: accept files whose affines differ, as if they lay on one grid.
     """
 
     case: Case
@@ -36,15 +36,15 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one segmenter made of one case: a segmentation, or the reason why there is none.
+    """The result of one segmenter for one case: a segmentation, or the reason why there is none.
 
     Attributes:
       case: its files.
       network: name of the segmenter.
       segmentation: on the canonical grid of the case.
       reference: internal classes of the label on that grid, background in the resection cavity; None if not asked for.
-      skipped: what the case lacks for this network.
-      problem: why a file cannot be used.
+      skipped: the files that the case lacks for this network, in words.
+      problem: the reason why a file cannot be used.
     """
 
     case: Case
@@ -110,7 +110,7 @@ def missing_modalities(case: Case, segmenter: Segmenter) -> tuple[Modality, ...]
 
 
 def why_unusable(case: Case, name: str, segmenter: Segmenter, *, labelled: bool) -> str | None:
-    """What a case lacks for one segmenter, in words; None if nothing."""
+    """The files that a case lacks for one segmenter, in words; None if it lacks none."""
     if missing := missing_modalities(case, segmenter):
         return f"no {', '.join(missing)}, which the {name} needs"
     return "no label" if labelled and case.label is None else None

@@ -1,4 +1,4 @@
-"""What was unusual about the files of a case, printed wherever a case is read."""
+"""Prints what is unusual about the files of a case, wherever a case is read."""
 
 from collections.abc import Iterable
 from typing import TextIO

@@ -1,1 +1,1 @@
-"""What becomes of a predicted label map: largest components, tiny enhancing tumours, and how that is decided."""
+"""Post-processing of predicted label maps: largest components, tiny enhancing tumours, and how they are decided."""

@@ -1,4 +1,4 @@
-"""Which post-processing a command applies: what the runs have, a file's, a threshold from the command line, or none."""
+"""Chooses the post-processing of a command: the rule of the runs, of a file, a given threshold, or none."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ from kd_jax.postprocessing.rule import (
 
 
 class Chosen(NamedTuple):
-    """The rule to apply and a line that says so, and why."""
+    """The rule to apply, and a line that names it and the reason."""
 
     rule: Postprocessing
     line: str
@@ -35,7 +35,7 @@ def parse_millilitres(text: str) -> float:
     with suppress(ValueError):
         if 0 < (value := float(text)) < math.inf:
             return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no volume; give millilitres above 0, e.g. 0.5")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a volume; give millilitres above 0, e.g. 0.5")
 
 
 def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +44,14 @@ def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
         "--postprocess",
         metavar="auto|none|FILE",
         default="auto",
-        help=f"auto applies RUN/{POSTPROCESSING_FILE} where kd-jax postprocess has written it, for an ensemble if it "
+        help=f"auto applies RUN/{POSTPROCESSING_FILE} if kd-jax postprocess has written it, for an ensemble if it "
         "is the same in every run; FILE applies another one (default: %(default)s)",
     )
     parser.add_argument(
         "--min-et",
         type=parse_millilitres,
         metavar="ML",
-        help="enhancing tumour of less than this in all becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
+        help="enhancing tumour below ML in total becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
     )
 
 
@@ -59,10 +59,10 @@ def choose_postprocessing(option: str, members: Sequence[tuple[Path, str]], min_
     """The rule for one network, or for an ensemble of several.
 
     Args:
-      option: `auto` takes the rule of the networks where every one has it and all are alike, otherwise none;
-        `none` takes none; anything else is a file as `kd_jax.postprocess` writes it.
+      option: `auto` takes the rule of the networks if all of them have the same, otherwise none; `none` takes none;
+        anything else is a file that `kd_jax.postprocess` wrote.
       members: run folder and network of each.
-      min_et_ml: takes the place of the rule's threshold.
+      min_et_ml: replaces the rule's threshold.
 
     Raises:
       InputError: a file is damaged, or the one given is not there or has no rule for a network.

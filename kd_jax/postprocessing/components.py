@@ -1,4 +1,4 @@
-"""Connected components of predicted label maps: the largest is kept, a tiny enhancing tumour relabelled. NumPy, SciPy.
+"""Keeps the largest connected component of a label map, and relabels a tiny enhancing tumour. NumPy, SciPy.
 
 Voxels are connected if they share a face, an edge or a corner, as in nnU-Net
 (`postprocessing/remove_connected_components.py`, whose labelling is skimage's with full connectivity).
@@ -21,10 +21,7 @@ _NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # all 26
 
 
 def keep_largest(mask: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
-    """The component with the most voxels; all of those that share the first place, as in nnU-Net.
-
-    The largest of nothing is nothing.
-    """
+    """The component with the most voxels; several if they are equal, as in nnU-Net. An empty mask stays empty."""
     kept = np.zeros_like(mask)
     if not mask.any():
         return kept
@@ -38,10 +35,10 @@ def keep_largest(mask: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
 
 
 def keep_largest_of(classes: UInt8[np.ndarray, "d h w"], members: Collection[int]) -> UInt8[np.ndarray, "d h w"]:
-    """Of the voxels of some classes taken together only the largest component stays, the others become background.
+    """Keeps only the largest component of some classes taken together; the others become background.
 
-    Background also where a removed voxel lies within another region: a stray piece of the tumour core does not
-    become oedema. So it is in nnU-Net (`remove_all_but_largest_component_from_segmentation`).
+    A removed voxel becomes background even inside another region: a stray piece of the tumour core does not become
+    oedema. nnU-Net does the same (`remove_all_but_largest_component_from_segmentation`).
 
     Args:
       classes: internal classes; not changed.
@@ -52,14 +49,14 @@ def keep_largest_of(classes: UInt8[np.ndarray, "d h w"], members: Collection[int
 
 
 def is_below(voxels: int, spacing: tuple[float, float, float], min_ml: float) -> bool:
-    """Whether so many voxels of `spacing` mm are less than `min_ml` millilitres (1 ml = 1000 mm³)."""
+    """Whether this number of voxels of `spacing` mm is less than `min_ml` millilitres (1 ml = 1000 mm³)."""
     return voxels * math.prod(spacing) / 1000 < min_ml
 
 
 def remove_small_enhancing(
     classes: UInt8[np.ndarray, "d h w"], spacing: tuple[float, float, float], min_ml: float
 ) -> UInt8[np.ndarray, "d h w"]:
-    """Enhancing tumour of less than `min_ml` in all becomes necrotic core, so that WT and TC stay as they are.
+    """Turns enhancing tumour below `min_ml` in total into necrotic core, so that WT and TC stay as they are.
 
     A few enhancing voxels where the reference has none score a Dice of 0 instead of 1 (Isensee et al. 2020,
     "nnU-Net for brain tumor segmentation", section 2.2, on BraTS-specific post-processing).

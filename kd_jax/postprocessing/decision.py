@@ -1,12 +1,12 @@
-"""What of the post-processing helps, decided on counts of voxels of held-out cases, as nnU-Net does.
+"""Decides on held-out cases which steps of the post-processing help, as nnU-Net does, from counts of voxels.
 
-The rule of `postprocessing/remove_connected_components.py` (`determine_postprocessing`): keeping the largest
-component of all foreground is right if the mean Dice over the parts gets better and no part gets worse; then, for one
-part after another, keeping its largest component is right if the Dice of this part gets better. What that does to the
-other parts is not asked; the tables of `kd_jax.postprocess` show it.
+The rule of `postprocessing/remove_connected_components.py` (`determine_postprocessing`): the largest component of all
+foreground is kept if the mean Dice over the parts improves and no part gets worse. Then, for one part after another,
+its largest component is kept if the Dice of this part improves. The rule ignores the effect on the other parts; the
+tables of `kd_jax.postprocess` show it.
 
-What a step does depends on those before it, and those on every case. So that no case has to be kept, each is counted
-after all the sequences that the decision can arrive at: 16 for three parts.
+The effect of a step depends on the steps before it, which depend on all cases. So that no case has to be kept, each is
+counted after all sequences of steps that the decision can arrive at: 16 for three parts.
 """
 
 import math
@@ -30,7 +30,7 @@ Steps = tuple[Step, ...]
 
 @dataclass(frozen=True, eq=False)
 class CaseCounts:
-    """One case, as far as the decision needs it.
+    """The counts of one case that the decision needs.
 
     Attributes:
       spacing: voxel size in mm.
@@ -47,14 +47,15 @@ def count_case(
     spacing: tuple[float, float, float],
     parts: Sequence[LabelOrRegion],
 ) -> CaseCounts:
-    """Post-process one case by every sequence of steps there is, and count.
+    """Post-processes one case by every possible sequence of steps, and counts voxels.
 
     Args:
-      prediction, reference: internal classes on one grid.
-      spacing: its voxel size in mm.
+      prediction: internal classes.
+      reference: internal classes on the same grid.
+      spacing: voxel size in mm.
       parts: `postprocessing.PARTS` of classes or of regions.
     """
-    # Outside this box both are background, which no Dice counts.
+    # Outside this box both are background, which Dice ignores.
     boxes = ndimage.find_objects(((prediction != BACKGROUND) | (reference != BACKGROUND)).astype(np.uint8))
     box = boxes[0] if boxes else (slice(0),) * 3
     inside = reference[box]
@@ -75,7 +76,7 @@ def decide_steps(cases: Sequence[CaseCounts], parts: Sequence[LabelOrRegion]) ->
     decisions = []
     for step in tried(parts):
         before, after = (_part_dice(cases, steps, parts) for steps in (done, (*done, step)))
-        # Comparisons with NaN are false: where a part has no case, no mean gets better.
+        # Comparisons with NaN are false: a part without a case never improves.
         applied = (
             after[MEAN] > before[MEAN] and not any(after[part] < before[part] for part in parts)
             if step == "foreground"
@@ -93,7 +94,7 @@ def decide_threshold(cases: Sequence[CaseCounts], steps: Steps, thresholds_ml: S
 
 
 def best_threshold(thresholds: Sequence[Threshold]) -> float | None:
-    """The threshold with the largest Dice; of those that share it the lowest, and none before any."""
+    """The threshold with the largest Dice; among equals no threshold, then the lowest."""
     return max(thresholds, key=lambda t: t.et_dice).min_et_ml  # `max` returns the first
 
 
@@ -112,7 +113,7 @@ def region_dice(cases: Sequence[CaseCounts], steps: Steps, region: Region, min_e
 
 
 def _part_dice(cases: Sequence[CaseCounts], steps: Steps, parts: Sequence[LabelOrRegion]) -> dict[str, float]:
-    """Mean Dice by part, without the cases where it is undefined, and the mean of these; NaN where there is none."""
+    """Mean Dice by part over the cases where it is defined, and the mean of these; NaN without such a case."""
     figures = {}
     for part in parts:
         values = np.array([_dice(case.after[steps], STEP_CLASSES[part]) for case in cases])
@@ -121,7 +122,7 @@ def _part_dice(cases: Sequence[CaseCounts], steps: Steps, parts: Sequence[LabelO
 
 
 def _dice(confusion: Confusion, members: Sequence[int]) -> float:
-    """2 TP / (2 TP + FP + FN) of some classes taken together; NaN if there is none of them."""
+    """2 TP / (2 TP + FP + FN) of some classes taken together; NaN if both maps lack all of them."""
     both = confusion[np.ix_(members, members)].sum()
     total = confusion[list(members)].sum() + confusion[:, list(members)].sum()
     return float(2 * both / total) if total else math.nan

@@ -12,7 +12,7 @@ _DIGITS = 4  # steps change the mean of many cases by little
 
 
 def decision_tables(rule: Postprocessing) -> Iterator[Table]:
-    """Every step and every threshold that was tried, and what all of it makes of the regions."""
+    """Every step and every threshold that was tried, and the effect of the whole rule on the regions."""
     yield _steps(rule)
     if rule.thresholds:
         yield _thresholds(rule)

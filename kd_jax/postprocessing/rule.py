@@ -1,7 +1,7 @@
-"""The rule a run's label maps are post-processed by: read, described, applied.
+"""The post-processing rule of a network: reads, describes and applies it.
 
-`kd_jax.postprocess` decides it on held-out cases and writes `RUN/postprocessing.json`, with a rule for each network
-it was decided for.
+`kd_jax.postprocess` decides it on held-out cases and writes it to `RUN/postprocessing.json`, which holds a rule for
+each network.
 """
 
 from collections.abc import Mapping
@@ -45,19 +45,19 @@ STEP_CLASSES: Mapping[Step, tuple[int, ...]] = MappingProxyType(
 PARTS: Mapping[Outputs, tuple[LabelOrRegion, ...]] = MappingProxyType(
     {"classes": ("NCR", "ED", "ET"), "regions": ("WT", "TC", "ET")}
 )
-"""What Dice is taken of and components are removed from, in order: what the network was trained to tell apart."""
+"""The parts that Dice is computed for and components are removed from, in order: those the network was trained on."""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class DecidedOn:
-    """Where a rule comes from.
+    """The origin of a rule.
 
     Attributes:
       runs: training step of the checkpoint of each run, by the run's folder.
-      cases: ids of the cases, pooled over the runs; none of them was trained on by the network that segmented it.
-      checkpoint: which one of each run.
+      cases: ids of the cases, pooled over the runs; no network trained on a case that it segmented.
+      checkpoint: best or latest.
       mirror: axes mirrored.
       parts: decided on the Dice of classes, or of regions.
     """
@@ -74,10 +74,11 @@ class Decision:
     """One step that was tried.
 
     Attributes:
-      step: whose largest component was kept.
-      applied: whether the step is part of the rule.
-      before, after: mean Dice by part without and with it, and their `mean`; cases without a voxel of a part in
-        prediction and reference left out, as in nnU-Net.
+      step: the part whose largest component was kept.
+      applied: whether the step belongs to the rule.
+      before: mean Dice by part without the step, and their `mean`; as in nnU-Net, cases are left out if neither
+        prediction nor reference has a voxel of the part.
+      after: the same with the step.
     """
 
     step: Step
@@ -96,12 +97,12 @@ class Threshold:
 
 @dataclass(frozen=True, config=_STRICT)
 class Postprocessing:
-    """What becomes of a predicted label map.
+    """A rule for changing predicted label maps.
 
     Attributes:
-      steps: whose largest components are kept, in this order.
-      min_et_ml: enhancing tumour of less than this becomes necrotic core, in ml; None leaves it.
-      decided_on: None where nobody decided: a threshold from the command line alone.
+      steps: parts whose largest components are kept, in this order.
+      min_et_ml: volume in ml below which enhancing tumour becomes necrotic core; None leaves it.
+      decided_on: None if the rule was not decided, but is a threshold from the command line.
       decisions: every step that was tried.
       thresholds: every threshold that was tried, none (`min_et_ml` None) among them.
       region_dice: mean Dice of WT, TC and ET `before` and `after` all of it, 1 where both are empty.
@@ -123,7 +124,7 @@ _FILE = TypeAdapter(dict[str, Postprocessing])
 
 
 def load_postprocessing(run: Path, network: str) -> Postprocessing | None:
-    """The rule decided for a network of a run; None where there is none.
+    """The rule decided for a network of a run; None if there is none.
 
     Raises:
       InputError: the file is damaged.
@@ -133,10 +134,10 @@ def load_postprocessing(run: Path, network: str) -> Postprocessing | None:
 
 
 def save_postprocessing(run: Path, network: str, rule: Postprocessing) -> None:
-    """Write the rule for a network of a run, atomically; that of the other network stays.
+    """Write the rule for a network of a run, atomically; rules of other networks stay.
 
     Raises:
-      InputError: the file that is there is damaged, or it cannot be written.
+      InputError: the existing file is damaged, or the file cannot be written.
     """
     path = run / POSTPROCESSING_FILE
     rules = (read_rules(path) if path.is_file() else {}) | {network: rule}
@@ -153,7 +154,7 @@ def apply_postprocessing(
 
 
 def describe_rule(rule: Postprocessing) -> str:
-    """What a rule does and what it was decided on, in one line."""
+    """The effect of a rule and the cases it was decided on, in one line."""
     does = [f"only the largest component of {', then of '.join(rule.steps)} is kept"] if rule.steps else []
     if rule.min_et_ml is not None:
         does.append(describe_threshold(rule.min_et_ml))
@@ -165,7 +166,7 @@ def describe_rule(rule: Postprocessing) -> str:
 
 
 def describe_threshold(min_ml: float) -> str:
-    """What a smallest volume of enhancing tumour means."""
+    """A threshold on the volume of enhancing tumour, in words."""
     return f"ET below {min_ml:g} ml ({1000 * min_ml:g} voxels of 1 mm³) becomes NCR"
 
 

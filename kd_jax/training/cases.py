@@ -1,4 +1,4 @@
-"""Which cases a run trains and validates on."""
+"""The cases that a run trains and validates on."""
 
 import sys
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ class RunCases:
     """The prepared cases of a run.
 
     Attributes:
-      train: those it trains on.
-      validation: those held out.
+      train: training cases.
+      validation: held-out cases.
       folds: all folds of the cross-validation.
-      record: what the run folder says of them.
+      record: the record of the split for the run folder.
     """
 
     train: tuple[PreparedCase, ...]
@@ -56,13 +56,13 @@ def gather_cases(config: Config) -> RunCases:
 
 
 def needed_modalities(config: Config) -> tuple[Modality, ...]:
-    """What the networks of a run see together, in channel order."""
+    """The modalities that the networks of a run see together, in channel order."""
     seen = {modality for network in config.networks.values() for modality in network.modalities}
     return tuple(name for name in MODALITIES if name in seen)
 
 
 def loader_settings(config: Config) -> LoaderSettings:
-    """What the loader needs of a run's configuration."""
+    """The settings of the loader, from a run's configuration."""
     data = config.data
     return LoaderSettings(
         patch=data.patch,
@@ -105,7 +105,7 @@ def _find(data: DataConfig, *, progress: bool) -> tuple[tuple[Path, ...], list[C
 
 
 def _prepare(cases: Sequence[Case], config: Config, *, progress: bool) -> list[PreparedCase]:
-    """Everything that is wrong with the cases is said at once: files that cannot be used and modalities not there."""
+    """Prepares the cases; reports all problems at once: files that cannot be used, and missing modalities."""
     data, needed = config.data, set(needed_modalities(config))
     lacking = {case.id: sorted(needed.difference(case.images)) for case in cases if needed.difference(case.images)}
     lines = [f"  {name}: has no {', '.join(missing)}" for name, missing in lacking.items()]

@@ -1,7 +1,7 @@
-"""The training command: from its arguments to a run that trains.
+"""The training command: turns its arguments into a run that trains.
 
-Without arguments it is a small pair on the embedded phantom. The run folder gets config.json, environment.json,
-split.json and splits_final.json here, the rest from `kd_jax.training.loop`.
+Without arguments it trains a small pair on the embedded phantom. This module writes config.json, environment.json,
+split.json and splits_final.json to the run folder, `kd_jax.training.loop` all other files.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    """Goes on with a run as its folder says; what it started with is in its checkpoint."""
+    """Continues a run with the configuration in its folder, from its latest checkpoint."""
     given = {"--config": args.config, "--plan": args.plan, "--teacher-from": args.teacher_from}
     refused = [name for name, value in given.items() if value is not None] + ["--overwrite"] * args.overwrite
     if args.run is None or refused:
@@ -60,7 +60,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _configure(args: argparse.Namespace) -> tuple[Config, Restored | None]:
-    """The configuration: of the file, the plan over it, the given teacher over both, the command line over all."""
+    """The configuration: the file, then the plan, then the given teacher, then the command line; a later one wins."""
     layers = [] if args.plan is None else [read_plan(args.plan)]
     teacher = None if args.teacher_from is None else load_teacher(args.teacher_from)
     if teacher is not None:

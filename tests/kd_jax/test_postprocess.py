@@ -269,4 +269,4 @@ def test_a_case_without_label_is_said_before_the_work(folds, data, tmp_path, cap
 def test_a_threshold_is_a_volume(folds, capsys):
     with pytest.raises(SystemExit):
         run(folds[0], "--min-et", "-1")
-    assert "'-1' is no volume; give millilitres above 0" in capsys.readouterr().err
+    assert "'-1' is not a volume; give millilitres above 0" in capsys.readouterr().err

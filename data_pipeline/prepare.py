@@ -1,14 +1,17 @@
 """`kd-jax prepare`: fill the cache that training reads."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from data_pipeline.cache.place import cache_home, prepared_folder
-from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
+from data_pipeline.command_line import NamingOptions, WorkerOptions, parse_options, run_command
 
-_EXAMPLES = """
+_EXAMPLES = """\
 examples:
   kd-jax prepare /data/BraTS2021 --dry-run
   kd-jax prepare /data/BraTS2021 --cache /scratch/kd_jax --workers 16
@@ -20,51 +23,45 @@ exit status: 0, or 2 if something has to be repaired first
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(NamingOptions, WorkerOptions):
+    """Crop, normalise and resample every case once, into the cache that training reads.
+
+    Training does this before it starts; this command does it on a machine without a GPU.
+    """
+
+    data: Annotated[tuple[Path, ...], Parameter(required=True, help="folders of data sets, or CSV files")] = field(
+        kw_only=False
+    )
+    spacing: Annotated[
+        tuple[float, float, float], Parameter(metavar="X Y Z", help="voxel size in mm, as --data.spacing")
+    ] = (1.0, 1.0, 1.0)
+    cache: Annotated[Path | None, Parameter(metavar="DIR", help=f"as --data.cache; by default {cache_home(None)}")] = (
+        None
+    )
+    skip_bad: Annotated[bool, Parameter(help="go on without the cases that cannot be used")] = False
+    remove_outdated: Annotated[
+        bool,
+        Parameter(
+            help="after that, remove the entries of these cases' former contents; a training that reads them will fail"
+        ),
+    ] = False
+    verify: Annotated[
+        bool,
+        Parameter(
+            help="read the cases that are prepared already, and prepare again those that were damaged on the disk"
+        ),
+    ] = False
+    dry_run: Annotated[bool, Parameter(help="print what there is to do, and do nothing")] = False
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return run_command(
-        lambda given: _prepare(_parser().parse_intermixed_args(given)),
-        arguments,
-        interrupted="interrupted; give the same command again to continue",
-    )
+    return run_command(_prepare, arguments, interrupted="interrupted; give the same command again to continue")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-jax prepare",
-        description="Crop, normalise and resample every case once, into the cache that training reads. Training does "
-        "this before it starts; this command does it on a machine without a GPU.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folder of a data set, or a CSV")
-    parser.add_argument(
-        "--spacing",
-        type=float,
-        nargs=3,
-        default=(1.0, 1.0, 1.0),
-        metavar="MM",
-        help="along x, y and z, as --data.spacing (default: 1 1 1)",
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help=f"as --data.cache (default: {cache_home(None)})")
-    add_workers_option(parser)
-    add_naming_options(parser)
-    parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
-    parser.add_argument(
-        "--remove-outdated",
-        action="store_true",
-        help="after that, remove the entries of these cases' former contents; a training that reads them will fail",
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="read the cases that are prepared already, and prepare again those that were damaged on the disk",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
-    return parser
-
-
-def _prepare(options: argparse.Namespace) -> int:
+def _prepare(arguments: Sequence[str]) -> int:
+    options = parse_options(PrepareOptions, arguments, name="kd-jax prepare", epilogue=_EXAMPLES)
     # Imported when work begins: --help does not wait for SciPy and nibabel.
     from data_pipeline.cache.fill import prepare_cases
     from data_pipeline.cache.key import PreprocessingSettings
@@ -78,7 +75,7 @@ def _prepare(options: argparse.Namespace) -> int:
     cache = prepared_folder(options.cache)
     if options.dry_run:
         settings = PreprocessingSettings(spacing, options.ignore_affine)
-        survey = survey_cases(cases, settings, cache, workers=options.workers, progress=True, verify=options.verify)
+        survey = survey_cases(cases, settings, cache, workers=options.processes, progress=True, verify=options.verify)
         print("\n".join(survey.lines()))
         survey.require_space()
         return 0
@@ -86,7 +83,7 @@ def _prepare(options: argparse.Namespace) -> int:
         cases,
         spacing,
         cache,
-        workers=min(options.workers, len(cases)),
+        workers=min(options.processes, len(cases)),
         skip_bad=options.skip_bad,
         skip_option="--skip-bad",
         ignore_affine=options.ignore_affine,

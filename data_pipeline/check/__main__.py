@@ -1,16 +1,19 @@
 """`kd-jax check`: everything that is wrong with a data set, before anything is trained on it."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-from data_pipeline.command_line import add_naming_options, add_workers_option, run_command
+from cyclopts import Parameter
+
+from data_pipeline.command_line import NamingOptions, WorkerOptions, parse_options, run_command
 from data_pipeline.files import write_atomically
 
-_EXAMPLES = """
+_EXAMPLES = """\
 examples:
   kd-jax check /data/BraTS2021
   kd-jax check /data/BraTS2023-GLI /data/UPenn-GBM -o checks/mine --workers 16
@@ -19,37 +22,29 @@ exit status: 0; 1 if the check found an error; 2 if the check itself failed
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(NamingOptions, WorkerOptions):
+    """Read every voxel of every file of a data set and report everything that is wrong, before anything is trained.
+
+    Writes OUT/check.json and OUT/check.html.
+    """
+
+    data: Annotated[
+        tuple[Path, ...], Parameter(required=True, help="folders of data sets or of single cases, or CSV files")
+    ] = field(kw_only=False)
+    output: Annotated[
+        Path, Parameter(alias="-o", metavar="OUT", help="folder for the results; existing ones are replaced")
+    ] = Path("check")
+    html: Annotated[bool, Parameter(negative="--no-html", help="write check.html; without it check.json only")] = True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return run_command(lambda given: _check(_parser().parse_intermixed_args(given)), arguments)
+    return run_command(_check, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-jax check",
-        description="Read every voxel of every file of a data set and report everything that is wrong, before "
-        "anything is trained. Writes OUT/check.json and OUT/check.html.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "data", type=Path, nargs="+", metavar="DATA", help="folder of a data set, of one case, or a CSV"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="OUT",
-        default=Path("check"),
-        help="folder for the results; existing ones are replaced (default: check, in the current folder)",
-    )
-    add_naming_options(parser)
-    add_workers_option(parser)
-    parser.add_argument("--no-html", dest="html", action="store_false", help="write check.json only")
-    return parser
-
-
-def _check(options: argparse.Namespace) -> int:
+def _check(arguments: Sequence[str]) -> int:
+    options = parse_options(CheckOptions, arguments, name="kd-jax check", epilogue=_EXAMPLES)
     # Imported when work begins: --help does not wait for SciPy and nibabel.
     from data_pipeline.check.checked_case import check_case
     from data_pipeline.check.listing import listing
@@ -65,7 +60,7 @@ def _check(options: argparse.Namespace) -> int:
     cases = map_cases(
         partial(check_case, ignore_affine=options.ignore_affine),
         found,
-        min(options.workers, len(found)),
+        min(options.processes, len(found)),
         doing="checking",
         skip_bad=False,
         skip_option="",

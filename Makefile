@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(VENV)/bin/kd-jax train --run $(RUN) --overwrite
-	$(VENV)/bin/kd-jax evaluate $(RUN) --network both
+	$(VENV)/bin/kd-jax evaluate $(RUN) --network all
 	@echo "Pictures: $(RUN)/progress.png and $(RUN)/evaluation/validation/cases.png"
 	@echo "A patient of your own: $(VENV)/bin/kd-jax predict $(RUN) PATIENT_FOLDER -o OUT"
 

@@ -86,7 +86,7 @@ def train(config: Config, run: Path, cases: RunCases, *, resume: bool, teacher: 
     if progress.epoch < config.train.epochs:
         say(f"stopped at step {progress.step}; go on with: kd-jax train --run {run} --resume")
         return stop.exit_status
-    say(f"trained; score it with: kd-jax evaluate {run} --network both")
+    say(f"trained; score it with: kd-jax evaluate {run} --network all")
     return 0
 
 

@@ -20,6 +20,9 @@ def _one_or_each(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
+UNET = "unet"
+"""Name of the default architecture."""
+
 PerStage = Annotated[tuple[PositiveInt, ...], BeforeValidator(_one_or_each)]
 """One number for all stages, or one for each."""
 
@@ -72,7 +75,7 @@ class NetworkConfig:
 
     architecture: Annotated[
         str, Field(min_length=1, description="kind of network; unet is nnU-Net's (kd_jax.models.build lists all)")
-    ] = "unet"
+    ] = UNET
     options: Annotated[
         Mapping[str, Any], Field(description="settings that only an architecture other than unet has")
     ] = field(default_factory=dict, hash=False)  # modules are hashed; what they read of it is not shared

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from kd_jax.config.data import STRICT, DataConfig, PositiveFloat, PositiveInt
 from kd_jax.config.distillation import DistillationConfig, StudentDistillation
-from kd_jax.config.network import Modality, NetworkConfig
+from kd_jax.config.network import UNET, Modality, NetworkConfig
 
 Outputs = Literal["classes", "regions"]
 Remat = Literal["none", "norms", "blocks"]
@@ -132,6 +132,8 @@ class Config:
     def _fits_together(self) -> Self:
         self._names_can_be_used()
         for name, network in self.networks.items():
+            if network.architecture != UNET:
+                continue  # the module itself knows its strides, and is asked when it is built
             stride = network.total_stride
             if any(size % s or size // s < 2 for size, s in zip(self.data.patch, stride, strict=True)):
                 raise ValueError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.errors import InputError
-from kd_jax.config.schema import Config, NetworkConfig, TrainConfig
+from kd_jax.config.schema import Config, TrainConfig
 from kd_jax.models.protocol import NetworkOutput, Params
 from kd_jax.objective.supervised import Measurements
 from kd_jax.objective.terms import TERMS
@@ -45,8 +45,13 @@ class Term:
         """The term of two selected parts, before weighting, and its measurements."""
         return self.module.loss(self.settings, teacher, student, context)
 
-    def check(self, teacher: NetworkConfig, student: NetworkConfig, train: TrainConfig) -> None:
-        """Raises ValueError where the term cannot compare these networks."""
+    @property
+    def has_check(self) -> bool:
+        """Whether the term refuses some networks."""
+        return hasattr(self.module, "check")
+
+    def check(self, teacher: Any, student: Any, train: TrainConfig) -> None:
+        """Raises ValueError if the term cannot compare selected parts of these shapes, one patch each."""
         self._optional("check", lambda *_: None)(self.settings, teacher, student, train)
 
     def _optional(self, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,19 +75,15 @@ def terms_of(config: Config, student: str) -> tuple[Term, ...]:
 
 
 def complete_terms(config: Config) -> Config:
-    """Checks the terms of a configuration and writes out all their settings.
+    """The configuration with every setting of its terms written out, once they have been checked.
 
     The run folder then holds the settings that the run used, even if a later version has other defaults.
 
     Raises:
-      InputError: as `terms_of`, or a term does not fit the networks.
+      InputError: as `terms_of`.
     """
-    for name, student in config.every_student.items():
-        for term in terms_of(config, name):
-            try:
-                term.check(config.teacher, student, config.train)
-            except ValueError as error:
-                raise InputError(f"distillation.{term.name}, {name}: {error}") from error
+    for name in config.every_student:
+        terms_of(config, name)
     if not config.students:
         return replace(
             config,

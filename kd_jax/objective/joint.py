@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from data_pipeline.errors import InputError
 from kd_jax.config.schema import TEACHER, Config, NetworkConfig
 from kd_jax.models.build import build_network, select_modalities
 from kd_jax.models.protocol import Network, NetworkOutput, Params
-from kd_jax.objective.distillation import Term, terms_of
+from kd_jax.objective.distillation import Term, complete_terms, terms_of
 from kd_jax.objective.supervised import Measurements, Targets, make_targets, supervised_loss
 from kd_jax.objective.terms.base import TermContext, weight_at
 
@@ -66,6 +67,30 @@ def build_objective(config: Config, axis_name: str | None) -> Objective:
     students = {name: build_network(student, config) for name, student in config.every_student.items()}
     terms = {name: terms_of(config, name) for name in students}
     return Objective(config, build_network(config.teacher, config), students, terms, axis_name)
+
+
+def prepare_config(config: Config) -> Config:
+    """The configuration as a run keeps it: its objective can be built, and every setting of its terms is written out.
+
+    Nothing is computed: networks are traced for one patch each, for the shapes that terms are to compare.
+
+    Raises:
+      InputError: as `build_objective`, or a term cannot compare these networks.
+    """
+    config = complete_terms(config)
+    objective = build_objective(config, None)
+    for name, terms in objective.terms.items():
+        for term in terms:
+            if not term.has_check:
+                continue
+            teacher, student = (
+                _selected_shape(objective, who, _params_shape(objective, who), term) for who in (TEACHER, name)
+            )
+            try:
+                term.check(teacher, student, config.train)
+            except ValueError as error:
+                raise InputError(f"distillation.{term.name}, {name}: {error}") from error
+    return config
 
 
 def init_params(objective: Objective, key: PRNGKeyArray) -> tuple[Params, Mapping[str, Params]]:
@@ -189,11 +214,27 @@ def _init_terms(
     return found
 
 
+def _params_shape(objective: Objective, name: str) -> Params:
+    """Shapes of one network's parameters, as `init_params` makes them."""
+    return {
+        "network": jax.eval_shape(lambda: objective.networks[name].init(jax.random.key(0), _patch(objective, name)))[
+            "params"
+        ]
+    }
+
+
+def _patch(objective: Objective, name: str) -> Float[Array, "1 d h w c"]:
+    """One empty patch of the modalities that a network sees."""
+    config = objective.config
+    return jnp.zeros((1, *config.data.patch, len(config.networks[name].channels)))
+
+
 def _selected_shape(objective: Objective, name: str, params: Params, term: Term) -> Any:
-    """Shapes of the part that a term selects from one network's output for a single patch."""
-    channels = len(objective.config.networks[name].channels)
-    image = jnp.zeros((1, *objective.config.data.patch, channels))
-    return jax.eval_shape(lambda: term.select(objective.networks[name].apply({"params": params["network"]}, image)))
+    """Shapes of what a term selects of one network's output for a single patch."""
+    module = objective.networks[name]
+    return jax.eval_shape(
+        lambda p, image: term.select(module.apply({"params": p}, image)), params["network"], _patch(objective, name)
+    )
 
 
 def _named(network: str, measurements: Measurements) -> Measurements:

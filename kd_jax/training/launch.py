@@ -14,7 +14,7 @@ import jax
 from data_pipeline.errors import InputError
 from kd_jax.config.load import SettingsHelp, add_setting_arguments, load_config, overrides_from, refuse_unknown
 from kd_jax.config.schema import Config
-from kd_jax.objective.distillation import complete_terms
+from kd_jax.objective.joint import prepare_config
 from kd_jax.planning.plan_file import read_plan
 from kd_jax.runs.folder import check_new_run, default_run, open_run, resume_run
 from kd_jax.runs.restore import Restored
@@ -67,7 +67,7 @@ def _configure(args: argparse.Namespace) -> tuple[Config, Restored | None]:
         layers.append({"teacher": teacher_settings(teacher)})
     config = load_config(args.config, overrides_from(args), layers)
     check_teacher(config, teacher, args.teacher_from)
-    return complete_terms(config), teacher
+    return prepare_config(config), teacher
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ A term's module has
   be small;
 - `init(settings, key, teacher, student)`, optional: returns parameters of the term itself, for selected parts of these
   shapes. They are trained together with the student;
-- `check(settings, teacher, student, train)`, optional: raises ValueError if the term cannot compare these networks.
+- `check(settings, teacher, student, train)`, optional: raises ValueError if the term cannot compare selected parts of
+  these shapes (one patch each).
 
 To ship a term with kd_jax, put its module into this folder and add a line to `TERMS`. Your own term needs neither: name
 its module, or its file, in the configuration: `[distillation."my_package.my_term"]`, `[distillation."my_term.py"]`.

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from kd_jax.config.data import STRICT, PositiveInt
-from kd_jax.config.schema import NetworkConfig, TrainConfig
+from kd_jax.config.schema import TrainConfig
 from kd_jax.models.protocol import NetworkOutput, Params
 from kd_jax.objective.collectives import sum_over
 from kd_jax.objective.projector import Projector
@@ -79,8 +79,8 @@ def loss(
     return total, {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal, "correlation": correlation}
 
 
-def check(settings: Settings, teacher: NetworkConfig, student: NetworkConfig, train: TrainConfig) -> None:
-    """Checks that the two bottlenecks can be correlated.
+def check(settings: Settings, teacher: jax.ShapeDtypeStruct, student: jax.ShapeDtypeStruct, train: TrainConfig) -> None:
+    """Whether the two bottlenecks can be correlated.
 
     Raises:
       ValueError: they give too few samples, or differ in shape or in number of features.
@@ -90,14 +90,14 @@ def check(settings: Settings, teacher: NetworkConfig, student: NetworkConfig, tr
             f"samples = cases gives one sample per case, and train.batch is {train.batch}: "
             f"allowed from {MIN_SAMPLES} on (fewer carry no information); use samples = voxels, or a larger batch"
         )
-    if settings.samples == "voxels" and teacher.total_stride != student.total_stride:
+    if settings.samples == "voxels" and teacher.shape[1:4] != student.shape[1:4]:
         raise ValueError(
-            f"the bottlenecks of teacher and student differ in shape (strides {teacher.total_stride} and "
-            f"{student.total_stride}): with samples = voxels they must agree; change them, or use samples = cases"
+            f"the bottlenecks of teacher and student differ in shape ({teacher.shape[1:4]} and {student.shape[1:4]} of "
+            "a patch): with samples = voxels they must agree; change the strides, or use samples = cases"
         )
-    if teacher.features[-1] != student.features[-1] and not settings.projector:
+    if teacher.shape[-1] != student.shape[-1] and not settings.projector:
         raise ValueError(
-            f"the bottlenecks of teacher and student have {teacher.features[-1]} and {student.features[-1]} features: "
+            f"the bottlenecks of teacher and student have {teacher.shape[-1]} and {student.shape[-1]} features: "
             "give projector, or the same last number of features"
         )
 

@@ -55,7 +55,7 @@ def test_a_term_of_ones_own_is_a_file_and_a_line(own):
     logits = {
         name: module.apply(
             {"params": state.networks[name].params["network"]},
-            batch["image"][..., list(config.networks[name].channels)],
+            jnp.asarray(batch["image"][..., list(config.networks[name].channels)]),
         ).logits[0]
         for name, module in objective.networks.items()
     }

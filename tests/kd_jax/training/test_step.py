@@ -7,8 +7,7 @@ import pytest
 
 from data_pipeline.errors import InputError
 from kd_jax.models.outputs import region_truth
-from kd_jax.objective.distillation import complete_terms
-from kd_jax.objective.joint import build_objective, joint_objective, targets_of
+from kd_jax.objective.joint import build_objective, joint_objective, prepare_config, targets_of
 from kd_jax.objective.supervised import segmentation_loss
 from kd_jax.objective.terms.barlow_twins import barlow_twins
 from kd_jax.training.devices import AXIS, map_over_devices, replicate, shard
@@ -264,8 +263,8 @@ def test_schedule_is_nnunets_polynomial_held_within_an_epoch():
 
 def test_networks_of_different_size_need_a_projector_and_train_with_one():
     with pytest.raises(InputError, match=r"distillation.barlow_twins, student: .*8 and 6 features: give projector"):
-        complete_terms(tiny_config(student={"features": (2, 4, 6)}))
-    config = complete_terms(tiny_config(student={"features": (2, 4, 6)}, distillation={"projector": (16, 12)}))
+        prepare_config(tiny_config(student={"features": (2, 4, 6)}))
+    config = prepare_config(tiny_config(student={"features": (2, 4, 6)}, distillation={"projector": (16, 12)}))
     state = tiny_state(_objective(config))
     after, measured = _one_device(config)(state, tiny_batch(0, 2))
     assert np.isfinite(measured["student/barlow_twins/loss"])
@@ -278,8 +277,8 @@ def test_one_pooled_vector_per_case_is_refused_for_small_batches():
     with pytest.raises(
         InputError, match=r"samples = cases gives one sample per case, and train\.batch is 2: allowed from 4"
     ):
-        complete_terms(tiny_config(distillation={"samples": "cases"}))
-    config = complete_terms(tiny_config(distillation={"samples": "cases"}, train={"batch": 4}))
+        prepare_config(tiny_config(distillation={"samples": "cases"}))
+    config = prepare_config(tiny_config(distillation={"samples": "cases"}, train={"batch": 4}))
     objective = _objective(config)
     shapes = jax.eval_shape(lambda: init_state(objective))
     measured = jax.eval_shape(make_train_step(objective), shapes, tiny_batch(0, 4))[1]

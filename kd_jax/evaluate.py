@@ -22,7 +22,7 @@ from kd_jax.evaluation.cases import evaluation_data, refuse_other_data
 from kd_jax.evaluation.results import Conditions, draw, show, summary
 from kd_jax.evaluation.score import Evaluation, file_name, score_cases
 from kd_jax.evaluation.tables import write_case_scores
-from kd_jax.inference.segmenter import load_segmenters
+from kd_jax.inference.load import load_segmenters
 from kd_jax.metrics import EMPTY_RULES, EmptyRule
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing
 from kd_jax.runs.store import Which

@@ -23,7 +23,8 @@ from kd_jax.config.schema import Outputs
 from kd_jax.evaluation.cases import EvaluationData, evaluation_data
 from kd_jax.inference.cases import Task, missing_modalities, segment_cases
 from kd_jax.inference.findings import print_findings
-from kd_jax.inference.segmenter import Segmenter, load_segmenter
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import Segmenter
 from kd_jax.metrics import REGIONS
 from kd_jax.postprocessing.choice import parse_millilitres
 from kd_jax.postprocessing.decision import (

@@ -21,9 +21,10 @@ from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.findings import Refusal
 from data_pipeline.reading.write_back import write_label, write_probabilities
 from kd_jax.config.options import add_network_options
-from kd_jax.inference.cases import Outcome, Task, missing_modalities, segment_cases
+from kd_jax.inference.cases import Outcome, Task, segment_cases
 from kd_jax.inference.findings import print_findings
-from kd_jax.inference.segmenter import Segmentation, Segmenter, load_segmenter
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import Segmentation, Segmenter, missing_modalities
 from kd_jax.metrics import region_volumes_ml
 from kd_jax.models.outputs import CHANNEL_NAMES
 from kd_jax.postprocessing.choice import add_postprocessing_options, choose_postprocessing

@@ -21,7 +21,9 @@ from data_pipeline.layouts.unused import unused_files
 from data_pipeline.reading.clinical import dicom_answer
 
 
-def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layout: str | None = None) -> list[Case]:
+def find_cases(
+    roots: str | Path | Sequence[str | Path], label_map: str | None = None, layout: str | None = None
+) -> list[Case]:
     """All cases of one or several data sets, sorted by id.
 
     Args:
@@ -34,6 +36,12 @@ def find_cases(roots: Path | Sequence[Path], label_map: str | None = None, layou
       InputError: a root is neither a folder nor a CSV, or has no case in a known layout; two cases share an id; a
         modality has two files; the label map or layout is not valid; the names leave the label convention open and
         there is no label map; a dataset.json or CSV cannot be used.
+
+    Examples:
+      >>> import kd_jax
+      >>> [case] = kd_jax.find_cases("patient")
+      >>> case.id, case.convention.meaning
+      ('BraTS2021_00000', '1 NCR, 2 ED, 4 ET')
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"layout {layout}: not known; expected one of {', '.join(LAYOUTS)}")

@@ -35,7 +35,8 @@ from data_pipeline.layouts.find import find_cases
 from experiments.parity.check import GOLDEN, Check
 from experiments.parity.importing_variants import PLAIN, RESIDUAL, SMALL, Variant
 from kd_jax.import_nnunet import main as import_nnunet
-from kd_jax.inference.segmenter import load_segmenter, segment_case
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import segment_case
 from kd_jax.nnunet.json_table import JsonTable
 from kd_jax.nnunet.plans import read_nnunet_plan
 from kd_jax.nnunet.trainers import is_known

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -111,7 +111,11 @@ def overrides_from(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def load_config(file: Path | None, overrides: Mapping[str, Any], layers: Sequence[Mapping[str, Any]] = ()) -> Config:
+def load_config(
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    layers: Sequence[Mapping[str, Any]] = (),
+) -> Config:
     """The configuration of a file (TOML, or a run's config.json), of tables over it, and of overrides over all.
 
     Args:
@@ -121,8 +125,14 @@ def load_config(file: Path | None, overrides: Mapping[str, Any], layers: Sequenc
 
     Raises:
       InputError: the file cannot be read, a key is unknown, a value is impossible.
+
+    Examples:
+      >>> import kd_jax
+      >>> config = kd_jax.load_config("paper", {"data.fold": 2, "student.modalities": ["flair"]})
+      >>> config.train.epochs, config.data.fold, config.student.modalities
+      (1000, 2, ('flair',))
     """
-    values = {} if file is None else _read(file)
+    values = {} if file is None else _read(Path(file))
     for layer in layers:
         for section, table in layer.items():
             values[section] = {**values.get(section, {}), **table} if isinstance(table, Mapping) else table

@@ -111,7 +111,14 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """One run."""
+    """All settings of one run; see the command line, or the documentation's page on settings, for their meaning.
+
+    Examples:
+      >>> import kd_jax
+      >>> config = kd_jax.Config(train={"epochs": 100}, student={"modalities": ["flair"]})
+      >>> config.train.epochs, config.train.batch
+      (100, 2)
+    """
 
     seed: Annotated[
         int, Field(ge=0, lt=2**32 - 1, description="seed of initialisation, shuffling and augmentation")

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import Modality, without_cavity
+from data_pipeline.conventions import without_cavity
 from data_pipeline.errors import InputError
 from data_pipeline.reading.checks import check_same_grid
 from data_pipeline.reading.nifti import Geometry, read_label
-from kd_jax.inference.segmenter import CaseReader, Segmentation, Segmenter, apply_segmenter
+from kd_jax.inference.segmenter import CaseReader, Segmentation, Segmenter, apply_segmenter, missing_modalities
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +102,6 @@ def _read_reference(case: Case) -> tuple[UInt8[np.ndarray, "d h w"], Geometry]:
     assert case.label is not None  # cases without one are skipped
     classes, grid = read_label(case.label, case.convention)
     return without_cavity(classes), grid
-
-
-def missing_modalities(case: Case, segmenter: Segmenter) -> tuple[Modality, ...]:
-    """The modalities that a segmenter needs and a case does not have."""
-    return tuple(m for m in segmenter.modalities if m not in case.images)
 
 
 def why_unusable(case: Case, name: str, segmenter: Segmenter, *, labelled: bool) -> str | None:

@@ -6,63 +6,33 @@ members may have other spacings and see other modalities.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, PyTree, UInt8
-from tqdm import tqdm
+from jaxtyping import Float32, UInt8
 
 from data_pipeline.case import Case
-from data_pipeline.conventions import MODALITIES, Modality, Spacing
+from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing import scratch
 from data_pipeline.preprocessing.subject import Subject, load_subject, to_original_grid
 from data_pipeline.reading.checks import check_same_grid
-from data_pipeline.reading.findings import Finding
+from data_pipeline.reading.findings import SEVERITIES, Finding, Refusal
+from data_pipeline.reading.scan import OpenFile
 from data_pipeline.reading.stored import open_nifti
-from kd_jax.config.network import AXES, Axis
-from kd_jax.config.schema import STUDENT, TEACHER, Config, Outputs
-from kd_jax.inference.sliding_window import Predictor, make_predictor, windows_per_batch
-from kd_jax.inference.windows import window_count
-from kd_jax.models.outputs import OUTSIDE, to_classes, to_probabilities
-from kd_jax.models.protocol import Network, Params
-from kd_jax.runs.restore import Restored, default_network, restore_network
-from kd_jax.runs.store import Which, networks_of
-
-Reading = tuple[Spacing, tuple[Modality, ...]]
-"""A way to read a case: voxel size in mm, and modalities in channel order."""
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A restored network, compiled once for all cases and all networks of its architecture.
-
-    Attributes:
-      run: folder it was restored from.
-      name: of the network in its run.
-      config: of the run.
-      step: training step of the checkpoint.
-      modalities: what the network sees, in channel order.
-      params: of the network.
-      predict: parameters and images [D, H, W, M] of `MODALITIES` to logits [D, H, W, K].
-    """
-
-    run: Path
-    name: str
-    config: Config
-    step: int
-    modalities: tuple[Modality, ...]
-    params: Params
-    predict: Predictor
-
-    @property
-    def reading(self) -> Reading:
-        """What this network sees of a case: voxel size and modalities."""
-        return self.config.data.spacing, self.modalities
+from data_pipeline.reading.write_back import to_stored_axes
+from kd_jax.config.network import Axis
+from kd_jax.config.schema import Outputs
+from kd_jax.inference.given_images import GivenAffine, GivenImages, given_case
+from kd_jax.inference.member import Member, Reading, apply_member
+from kd_jax.inference.result import SegmentationResult
+from kd_jax.models.outputs import CHANNEL_NAMES, OUTSIDE, to_classes, to_probabilities
+from kd_jax.postprocessing.choice import choose_postprocessing
+from kd_jax.postprocessing.rule import apply_postprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +71,82 @@ class Segmenter:
         """A segmenter for each member."""
         return tuple(replace(self, members=(member,)) for member in self.members)
 
+    def segment(
+        self,
+        images: GivenImages,
+        *,
+        affine: GivenAffine = None,
+        probabilities: bool = False,
+        postprocess: str | PathLike[str] = "auto",
+        min_et_ml: float | None = None,
+        ignore_affine: bool = False,
+        accept_raw: bool = False,
+        progress: bool = False,
+    ) -> SegmentationResult:
+        """Segments one patient, as `kd-jax predict` does; the labels are the same voxel for voxel.
+
+        Args:
+          images: a mapping from modality ("t1", "t1ce", "t2", "flair") to a NIfTI file, an image of nibabel or an array
+            [X, Y, Z]; or the folder of a patient; or a case of `kd_jax.find_cases`. Modalities that no network sees
+            are not read. Intensities may have any scale; the skull must be stripped, with a constant background.
+          affine: voxel indices to mm in RAS+, [4, 4], once for all arrays; files and images have their own.
+          probabilities: return them as well.
+          postprocess: "auto" applies what `kd-jax postprocess` decided for the run, "none" nothing, a file its rule.
+          min_et_ml: enhancing tumour below this many ml becomes necrotic core; None leaves that to the rule.
+          ignore_affine: accept images of one shape whose affines differ (`--ignore-affine` in messages).
+          accept_raw: accept scans that look as if the skull was not stripped (`--accept-raw` in messages).
+          progress: show a bar, on a terminal.
+
+        Returns:
+          Labels, volumes and findings on the grid of the first image given that a network sees, in its order of axes.
+
+        Raises:
+          InputError: a modality is missing or not known, or an image cannot be used: not 3-D, NaN or Inf among its
+            voxels, another shape or another affine than the first one's, no affine. All errors at once, one per line.
+
+        Examples:
+          >>> import kd_jax, nibabel
+          >>> student = kd_jax.load("runs/paper")
+          >>> images = {"t1ce": "patient/BraTS2021_00000_t1ce.nii.gz", "flair": "patient/BraTS2021_00000_flair.nii.gz"}
+          >>> result = student.segment(images)
+          >>> result.labels.shape == nibabel.load(images["t1ce"]).shape
+          True
+          >>> sorted(result.volumes_ml)
+          ['ET', 'TC', 'WT']
+          >>> arrays = {name: nibabel.load(path).get_fdata() for name, path in images.items()}
+          >>> from_arrays = student.segment(arrays, affine=nibabel.load(images["t1ce"]).affine)
+          >>> bool((from_arrays.labels == result.labels).all())
+          True
+          >>> result.save("tumour.nii.gz", convention="brats2018")
+        """
+        given = given_case(images, affine)
+        if missing := missing_modalities(given.case, self):
+            raise InputError(
+                f"no {', '.join(missing)} given; the {self.name} sees {', '.join(self.modalities)}: add what is "
+                "missing, or load a run trained without it"
+            )
+        if min_et_ml is not None and not 0 < min_et_ml < math.inf:
+            raise InputError(f"min_et_ml {min_et_ml}: expected millilitres above 0")
+        rule = choose_postprocessing(str(postprocess), self.origins, min_et_ml).rule
+        reader = CaseReader(
+            given.case, [self], ignore_affine=ignore_affine, refuse_raw=not accept_raw, open_file=given.open
+        )
+        try:
+            found = apply_segmenter(self, reader, probabilities=probabilities, progress=progress)
+        except Refusal as refusal:
+            raise given.refusal(refusal) from None
+        read = found.subject.reference
+        classes = apply_postprocessing(found.classes, read.spacing, rule)
+        grid = given.result_grid(read, self.modalities)
+        return SegmentationResult(
+            labels=np.ascontiguousarray(to_stored_axes(classes, grid)),
+            probabilities=None if found.probabilities is None else to_stored_axes(found.probabilities, grid),
+            channels=CHANNEL_NAMES[self.outputs],
+            findings=given.mention(sorted(found.findings, key=lambda f: SEVERITIES.index(f.severity))),
+            convention=given.case.convention,
+            grid=grid,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
@@ -119,66 +165,6 @@ class Segmentation:
     findings: tuple[Finding, ...]
 
 
-def load_segmenter(runs: Sequence[Path], network: str | None, which: Which, *, mirror: Sequence[Axis]) -> Segmenter:
-    """Restore a network of each run and prepare them for whole volumes.
-
-    Args:
-      runs: at least one run folder; the networks of several are an ensemble.
-      network: which network; None takes the student where a run has one, else the teacher.
-      which: checkpoint.
-      mirror: axes to mirror.
-
-    Raises:
-      InputError: a run is given twice, is no run or has no such checkpoint or network, or the networks of the runs
-        have outputs of different kinds.
-    """
-    members: list[Member] = []
-    predictors: dict[tuple[Network, tuple[int, ...], tuple[int, ...]], Predictor] = {}
-    for run in runs:
-        if run.resolve() in [member.run.resolve() for member in members]:
-            raise InputError(f"{run}: given twice; name each run once")
-        restored = restore_network(run, network or default_network(run, which), which)
-        config = restored.config
-        architecture = restored.module, config.data.patch, restored.settings.channels
-        if architecture not in predictors:
-            predictors[architecture] = _compile(restored, mirror)
-        member = Member(
-            run, restored.network, config, restored.step, restored.modalities, restored.params, predictors[architecture]
-        )
-        members.append(member)
-        if config.outputs != members[0].config.outputs:
-            raise InputError(
-                f"{run}: its network gives {config.outputs}, that of {members[0].run} {members[0].config.outputs}, and "
-                "logits of the two cannot be averaged; combine runs of one loss.segmentation"
-            )
-    return Segmenter(tuple(members), tuple(mirror))
-
-
-def load_segmenters(
-    runs: Sequence[Path], networks: str | None, which: Which, *, mirror: Sequence[Axis]
-) -> dict[str, Segmenter]:
-    """Segmenters of several networks of the same runs, by name.
-
-    Args:
-      runs: as for `load_segmenter`.
-      networks: names with commas between them; "both" are student and teacher, "all" every network that the first
-        run's checkpoint holds; None is each run's default.
-      which: checkpoint.
-      mirror: axes to mirror.
-
-    Raises:
-      InputError: as `load_segmenter`.
-    """
-    if networks is None:
-        segmenter = load_segmenter(runs, None, which, mirror=mirror)
-        return {segmenter.name: segmenter}
-    if networks == "all":
-        names: Sequence[str] = networks_of(runs[0], which)
-    else:
-        names = (STUDENT, TEACHER) if networks == "both" else [name for name in networks.split(",") if name]
-    return {name: load_segmenter(runs, name, which, mirror=mirror) for name in dict.fromkeys(names)}
-
-
 class CaseReader:
     """One case, read for one or several segmenters: every file is opened once.
 
@@ -187,7 +173,13 @@ class CaseReader:
     """
 
     def __init__(
-        self, case: Case, segmenters: Iterable[Segmenter], *, ignore_affine: bool = False, refuse_raw: bool = False
+        self,
+        case: Case,
+        segmenters: Iterable[Segmenter],
+        *,
+        ignore_affine: bool = False,
+        refuse_raw: bool = False,
+        open_file: OpenFile | None = None,
     ) -> None:
         """Prepares to read; no file is opened yet.
 
@@ -196,12 +188,14 @@ class CaseReader:
           segmenters: all that will ask.
           ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
           refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
+          open_file: opens an image; None opens it as a file.
         """
         self.case = replace(case, label=None)
         self.ignore_affine = ignore_affine
         readings = {member.reading for segmenter in segmenters for member in segmenter.members}
         # A single reading frees each file as soon as it is cropped; several keep them until the case is done.
-        open_file = functools.cache(open_nifti) if len(readings) > 1 else open_nifti
+        open_file = open_file or open_nifti
+        open_file = functools.cache(open_file) if len(readings) > 1 else open_file
         load = functools.partial(load_subject, ignore_affine=ignore_affine, refuse_raw=refuse_raw, open_file=open_file)
         self._read = functools.cache(functools.partial(load, self.case))
 
@@ -212,6 +206,11 @@ class CaseReader:
           InputError: a file of these modalities cannot be used.
         """
         return self._read(*reading)
+
+
+def missing_modalities(case: Case, segmenter: Segmenter) -> tuple[Modality, ...]:
+    """The modalities that a segmenter needs and a case does not have."""
+    return tuple(m for m in segmenter.modalities if m not in case.images)
 
 
 def segment_case(
@@ -265,7 +264,7 @@ def apply_segmenter(
         findings += subject.findings
         looked[subject.crop] = True
         for member in members:
-            for rows, slab in to_original_grid(_apply(member, subject, progress), subject, outside):
+            for rows, slab in to_original_grid(apply_member(member, subject, progress), subject, outside):
                 total[rows] += slab
     if first is None:
         raise ValueError("a segmenter without members")
@@ -279,43 +278,9 @@ def apply_segmenter(
     return Segmentation(classes, total if probabilities else None, first, tuple(dict.fromkeys(findings)))
 
 
-def _compile(restored: Restored, mirror: Sequence[Axis]) -> Predictor:
-    module, patch = restored.module, restored.config.data.patch
-    axes = [1 + axis for axis in _reversed_axes(restored.config, restored.network)]
-
-    def forward(params: PyTree, x: Float[Array, "n d h w c"]) -> Float[Array, "n d h w k"]:
-        return jnp.flip(module.apply({"params": params}, jnp.flip(x, axes)).logits[0], axes)
-
-    return make_predictor(
-        forward,
-        patch,
-        inputs=restored.settings.channels,
-        outputs=restored.config.output_channels,
-        batch=windows_per_batch(patch, jax.default_backend()),
-        mirror_axes=[AXES.index(axis) for axis in mirror],
-    )
-
-
 def _by_reading(segmenter: Segmenter) -> dict[Reading, list[Member]]:
     """The members by what they see of a case."""
     alike: dict[Reading, list[Member]] = {}
     for member in segmenter.members:
         alike.setdefault(member.reading, []).append(member)
     return alike
-
-
-def _apply(member: Member, subject: Subject, progress: bool) -> Float32[np.ndarray, "d h w k"]:
-    """Logits on the subject's grid."""
-    # A network that sees volumes reversed has learnt from windows laid over reversed volumes: windows are not placed
-    # and weighted symmetrically, so the whole volume is reversed here, and the network's own reversal undone above.
-    axes = _reversed_axes(member.config, member.name)
-    count = window_count(subject.images.shape[:3], member.config.data.patch)
-    # None: tqdm shows nothing where stderr is not a terminal.
-    disable = None if progress else True
-    with tqdm(total=count, desc=subject.case.id, unit="window", leave=False, disable=disable) as bar:
-        return np.flip(member.predict(member.params, np.flip(subject.images, axes), bar.update), axes)
-
-
-def _reversed_axes(config: Config, network: str) -> tuple[int, ...]:
-    settings = config.networks[network]
-    return tuple(AXES.index(axis) for axis in settings.reversed_axes)

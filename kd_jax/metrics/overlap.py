@@ -47,7 +47,15 @@ class Overlap(NamedTuple):
 
 
 def dice(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h w"]) -> float:
-    """`Overlap.dice` of two masks on one grid."""
+    """Dice of two masks on one grid, 2 |A ∩ B| / (|A| + |B|); NaN if both are empty.
+
+    Examples:
+      >>> import kd_jax, numpy as np
+      >>> half, whole = np.zeros((8, 8, 8), bool), np.ones((8, 8, 8), bool)
+      >>> half[:4] = True
+      >>> round(kd_jax.dice(half, whole), 4)
+      0.6667
+    """
     return Overlap.from_masks(prediction, reference).dice
 
 

@@ -36,7 +36,7 @@ def region_scores(
     prediction: Integer[np.ndarray, "d h w"],
     reference: Integer[np.ndarray, "_d _h _w"],
     spacing: Spacing,
-    empty: EmptyRule,
+    empty: EmptyRule = "brats",
 ) -> dict[Region, RegionScores]:
     """All metrics of WT, TC and ET for two maps of internal classes on one grid.
 
@@ -44,10 +44,23 @@ def region_scores(
       prediction: internal classes (`conventions.CLASSES`).
       reference: internal classes, of equal shape.
       spacing: voxel size in mm along each axis.
-      empty: the rule for regions without a voxel.
+      empty: the rule for regions without a voxel, one of `EMPTY_RULES`.
+
+    Returns:
+      By region and name of the metric (`METRICS`, which carries the unit); NaN where a metric is undefined.
 
     Raises:
       ValueError: the maps differ in shape.
+
+    Examples:
+      >>> import kd_jax, numpy as np
+      >>> reference = np.zeros((16, 16, 16), np.uint8)
+      >>> reference[4:12, 4:12, 4:12] = 2
+      >>> scores = kd_jax.region_scores(np.roll(reference, 1, axis=0), reference, (1.0, 1.0, 1.0))
+      >>> scores["WT"]["dice"], scores["WT"]["hd95_mm"], scores["WT"]["volume_ml"]
+      (0.875, 1.0, 0.512)
+      >>> scores["ET"]["dice"]  # BraTS: both empty
+      1
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")

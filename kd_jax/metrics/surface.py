@@ -70,6 +70,13 @@ def hd95(prediction: Bool[np.ndarray, "d h w"], reference: Bool[np.ndarray, "d h
       prediction: a mask.
       reference: a mask on the same grid.
       spacing: voxel size in mm along each axis.
+
+    Examples:
+      >>> import kd_jax, numpy as np
+      >>> mask = np.zeros((32, 32, 32), bool)
+      >>> mask[8:16, 8:16, 8:16] = True
+      >>> kd_jax.hd95(mask, np.roll(mask, 3, axis=0), (2.0, 1.0, 1.0))
+      6.0
     """
     if not (prediction.any() and reference.any()):
         return math.nan

@@ -157,6 +157,16 @@ class UNet(nn.Module):
         or whole blocks with their convolutions ("blocks"). Numbers stay the same.
       fold: most neighbours that a fine stage folds into channels (see `folding`); 1 folds nowhere. A residual
         encoder and its decoder are never folded. Numbers and parameters stay the same.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, kd_jax
+      >>> network = kd_jax.UNet(kd_jax.Config().student, classes=4)
+      >>> image = jnp.zeros((1, 32, 32, 32, 2))
+      >>> output, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), image)  # shapes alone
+      >>> [level.shape for level in output.logits]
+      [(1, 32, 32, 32, 4), (1, 16, 16, 16, 4), (1, 8, 8, 8, 4)]
+      >>> output.bottleneck.shape
+      (1, 4, 4, 4, 64)
     """
 
     config: NetworkConfig

@@ -17,7 +17,14 @@ DICE_SMOOTHING = 1e-5
 
 
 def cross_entropy(logits: Float[Array, "n d h w k"], labels: Integer[Array, "n d h w"]) -> Float[Array, ""]:
-    """Mean over all voxels of −log softmax(logits)[label]."""
+    """Mean over all voxels of −log softmax(logits)[label].
+
+    Examples:
+      >>> import jax.numpy as jnp, kd_jax
+      >>> labels = jnp.zeros((1, 8, 8, 8), int)
+      >>> print(f"{kd_jax.cross_entropy(jnp.zeros((1, 8, 8, 8, 4)), labels):.4f}")  # log 4: every class is as likely
+      1.3863
+    """
     logits = logits.astype(jnp.float32)
     picked = jnp.sum(logits * jax.nn.one_hot(labels, logits.shape[-1]), axis=-1)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
@@ -45,6 +52,13 @@ def soft_dice_loss(
       truth: 0 or 1 (False or True) for each channel.
       batch_dice: the whole batch is one volume, over all devices of `axis_name`.
       axis_name: mapped axis the batch is spread over, or None.
+
+    Examples:
+      >>> import jax.numpy as jnp, kd_jax
+      >>> truth = jnp.zeros((1, 8, 8, 8, 1)).at[:, :4].set(1)
+      >>> everywhere = jnp.ones((1, 8, 8, 8, 1))
+      >>> print(f"{kd_jax.soft_dice_loss(everywhere, truth):.4f}")  # 1 - 2/3
+      0.3333
     """
     probabilities, truth = probabilities.astype(jnp.float32), truth.astype(jnp.float32)
     axes = (1, 2, 3)

@@ -49,7 +49,24 @@ def segmentation_loss(
     config: LossConfig,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Measurements]:
-    """`supervised_loss` of one network by itself, against the labels."""
+    """The deep-supervised segmentation loss of one network against labels, as nnU-Net weights its levels.
+
+    Args:
+      logits: of every decoder level, finest first (`NetworkOutput.logits`); sizes divide those of the labels.
+      labels: internal classes at full resolution: 0 background, 1 NCR, 2 ED, 3 ET.
+      config: kind of loss, `kd_jax.Config().loss`.
+      axis_name: mapped axis that the batch is spread over, or None; only `batch_dice` uses it.
+
+    Returns:
+      The loss; and by name, the loss and its parts ("ce", "dice", "bce").
+
+    Examples:
+      >>> import jax.numpy as jnp, kd_jax
+      >>> logits = [jnp.zeros((2, 16, 16, 16, 4)), jnp.zeros((2, 8, 8, 8, 4))]
+      >>> loss, parts = kd_jax.segmentation_loss(logits, jnp.ones((2, 16, 16, 16), int), kd_jax.Config().loss)
+      >>> sorted(parts)
+      ['ce', 'dice', 'loss']
+    """
     targets = _targets_at(labels, {level.shape[1:4] for level in logits}, config)
     return supervised_loss(logits, targets, config, axis_name)
 

@@ -13,7 +13,8 @@ from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing.subject import load_subject
 from kd_jax import import_nnunet
 from kd_jax.config.load import load_config
-from kd_jax.inference.segmenter import load_segmenter, segment_case
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import segment_case
 from kd_jax.models.outputs import to_classes
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint

@@ -10,7 +10,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.reading.nifti import read_label
 from kd_jax import postprocess
-from kd_jax.inference.segmenter import load_segmenter, segment_case
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import segment_case
 from kd_jax.metrics import region_scores
 from kd_jax.postprocessing.choice import choose_postprocessing
 from kd_jax.postprocessing.components import remove_small_enhancing

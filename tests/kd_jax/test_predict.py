@@ -10,8 +10,10 @@ from data_pipeline.conventions import CONVENTIONS
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing import scratch
 from kd_jax import predict
+from kd_jax.inference import member
 from kd_jax.inference import segmenter as segmentation
-from kd_jax.inference.segmenter import load_segmenter, segment_case
+from kd_jax.inference.load import load_segmenter
+from kd_jax.inference.segmenter import segment_case
 from kd_jax.postprocessing.rule import Postprocessing, save_postprocessing
 from tests.data_pipeline.cases import file_of, write_case, write_nifti
 from tests.kd_jax.fake_run import STEP, write_run
@@ -185,8 +187,8 @@ def test_an_ensemble_compiles_and_reads_once_for_networks_that_are_alike(data, t
     runs = [write_run(tmp_path / str(i), student=i) for i in range(3)]
     runs.append(write_run(tmp_path / "coarse", student=3, spacing=2.0))
     compiled, read = [], []
-    make, load = segmentation.make_predictor, segmentation.load_subject
-    monkeypatch.setattr(segmentation, "make_predictor", lambda *a, **k: compiled.append(a) or make(*a, **k))
+    make, load = member.make_predictor, segmentation.load_subject
+    monkeypatch.setattr(member, "make_predictor", lambda *a, **k: compiled.append(a) or make(*a, **k))
     monkeypatch.setattr(segmentation, "load_subject", lambda *a, **k: read.append(a) or load(*a, **k))
     segmenter, _ = segment(runs, data)
     assert len(segmenter.members) == 4 and len(compiled) == 1

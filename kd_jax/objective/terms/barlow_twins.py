@@ -120,6 +120,13 @@ def barlow_twins(
 
     Raises:
       ValueError: fewer than `MIN_SAMPLES` samples over all devices.
+
+    Examples:
+      >>> import jax, kd_jax
+      >>> latent = jax.random.normal(jax.random.key(0), (512, 8))
+      >>> on_diagonal, off_diagonal, correlation = kd_jax.barlow_twins(latent, -latent)
+      >>> print(f"{on_diagonal:.1f} {correlation:.2f}")  # 8 features, each (-1 - 1)²
+      32.0 -1.00
     """
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     samples = teacher.shape[0] * devices

@@ -12,7 +12,8 @@ from data_pipeline.layouts.find import find_cases
 from kd_jax import evaluate, postprocess, predict
 from kd_jax.inference import segmenter as segmenters
 from kd_jax.inference.cases import Task, segment_cases
-from kd_jax.inference.segmenter import load_segmenters, segment_case
+from kd_jax.inference.load import load_segmenters
+from kd_jax.inference.segmenter import segment_case
 from tests.data_pipeline.cases import write_case
 from tests.kd_jax.fake_run import write_run_of_many, write_split
 

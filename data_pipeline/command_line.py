@@ -165,7 +165,7 @@ def _reason(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"unexpected argument {' '.join(error.unused_tokens or ())}."
     text = " ".join(str(error).split())
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 @dataclass(frozen=True, kw_only=True)

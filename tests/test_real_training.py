@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.command_line import run_command
+from kd_jax.train import main
 from kd_jax.training.journal import read_log
-from kd_jax.training.launch import main
 
 REAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 

@@ -12,13 +12,13 @@ import pytest
 
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from data_pipeline.layouts.table import LAYOUTS
-from kd_jax import evaluate, predict
+from kd_jax import evaluate, predict, train
 from kd_jax.evaluation import score
 from kd_jax.inference import cases as inference_cases
 from kd_jax.runs.restore import restore_network
 from kd_jax.runs.store import Checkpoints
-from kd_jax.training import journal, launch
-from kd_jax.training import loop as train
+from kd_jax.training import cases as training_cases
+from kd_jax.training import journal, loop
 from kd_jax.training.journal import Journal
 from tests.data_pipeline.cases import file_of, rewrite, write_case
 from tests.kd_jax.fake_run import write_run, write_split
@@ -71,7 +71,7 @@ def command(main, *arguments):
 
 def trained(data, out, *options):
     return command(
-        launch.main, "--data.root", data, "--data.cache", out / "cache", "--run", out / "run", *TINY, *options
+        train.main, "--data.root", data, "--data.cache", out / "cache", "--run", out / "run", *TINY, *options
     )
 
 
@@ -235,7 +235,7 @@ def test_settings_that_cannot_be(tmp_path, capsys, toml, options, said):
     if toml is not None:
         file.write_text(toml)
     before = snapshot(tmp_path)
-    assert command(launch.main, "--config", file, "--run", tmp_path / "run", *options) == COMMAND_ERROR
+    assert command(train.main, "--config", file, "--run", tmp_path / "run", *options) == COMMAND_ERROR
     (line,) = complaints(capsys)
     assert line.startswith("error: ") and all(part in line for part in said)
     assert snapshot(tmp_path) == before
@@ -249,7 +249,7 @@ def test_a_run_that_is_no_run(data, tmp_path, capsys, verb, there):
         folder.mkdir()
     before = snapshot(tmp_path)
     status = {
-        "train": lambda: command(launch.main, "--run", folder, "--resume"),
+        "train": lambda: command(train.main, "--run", folder, "--resume"),
         "evaluate": lambda: command(evaluate.main, folder, "--data", data, "--output", tmp_path / "out"),
         "predict": lambda: command(predict.main, folder, data, "-o", tmp_path / "out"),
     }[verb]()
@@ -264,7 +264,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
     out = tmp_path / "disk"
     out.mkdir()
     read_only(monkeypatch, out)
-    for owner, work in ((launch, "gather_cases"), (inference_cases, "apply_segmenter")):
+    for owner, work in ((training_cases, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     status = {
         "train": lambda: trained(data, out),
@@ -279,7 +279,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_full_disk_is_found_before_the_work(run, data, tmp_path, capsys, monkeypatch, verb, one_process):
-    for owner, work in ((launch, "gather_cases"), (inference_cases, "apply_segmenter")):
+    for owner, work in ((training_cases, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     before = snapshot(tmp_path)
     with refusing_disk():
@@ -337,7 +337,7 @@ def test_a_disk_that_fills_during_training_leaves_the_last_checkpoint(
     data, tmp_path, capsys, monkeypatch, one_process, owner, call, when, file
 ):
     write_case(data, rng=np.random.default_rng(1), number=1, shape=SHAPE)
-    end_epoch = train._end_epoch
+    end_epoch = loop._end_epoch
 
     def end_epoch_on_disk(*args):  # what is still being written when the disk fills up is lost, as it should be
         end_epoch(*args)
@@ -345,7 +345,7 @@ def test_a_disk_that_fills_during_training_leaves_the_last_checkpoint(
             for writer in args[-1]._writers.values():
                 writer.wait()
 
-    monkeypatch.setattr(train, "_end_epoch", end_epoch_on_disk)
+    monkeypatch.setattr(loop, "_end_epoch", end_epoch_on_disk)
     with disk_that_fills(owner, call, when):
         assert trained(data, tmp_path, "--train.epochs=2") == COMMAND_ERROR
     line = the_error(capsys)

@@ -16,8 +16,9 @@ import jax
 from data_pipeline.errors import InputError
 from data_pipeline.files import ensure_writable, write_atomically
 from kd_jax import __version__
-from kd_jax.config.load import config_values, dump_config, load_config
+from kd_jax.config.load import dump_config, load_config
 from kd_jax.config.schema import Config
+from kd_jax.config.settings import config_values
 from kd_jax.runs.split import Fold
 from kd_jax.runs.split_files import SplitRecord, joined_name, write_split
 from kd_jax.runs.store import has_checkpoint

@@ -17,10 +17,10 @@ from data_pipeline.command_line import run_command
 from kd_jax.config.load import load_config
 from kd_jax.objective.joint import build_objective
 from kd_jax.runs.restore import restore_network
+from kd_jax.train import main
 from kd_jax.training import loop as train_module
 from kd_jax.training.checkpoints import restore_state
 from kd_jax.training.journal import read_log
-from kd_jax.training.launch import main
 from kd_jax.training.state import init_state
 from tests.data_pipeline.cases import write_case
 
@@ -211,9 +211,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(whole, settings, c
     assert _timeless(whole) == before
 
 
-def test_resuming_with_other_settings_is_refused(whole, capsys):
-    assert run_command(main, ["--run", str(whole), "--resume", "--train.epochs", "9"]) == 2
-    assert "train.epochs: cannot change when resuming" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (["--train.epochs", "9"], "train.epochs"),
+        (["--distillation.barlow_twins.off_diagonal", "0.5"], "distillation.terms"),
+        (["--student.distillation.weight", "0"], "student.distillation"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(whole, capsys, given, key):
+    assert run_command(main, ["--run", str(whole), "--resume", *given]) == 2
+    assert f"{key}: cannot change when resuming" in capsys.readouterr().err
 
 
 def test_resuming_on_other_cases_is_refused(whole, place, capsys):

@@ -14,10 +14,10 @@ from kd_jax.config.load import load_config
 from kd_jax.objective.joint import build_objective
 from kd_jax.runs.restore import restore_network
 from kd_jax.runs.store import networks_of
+from kd_jax.train import main
 from kd_jax.training import loop
 from kd_jax.training.checkpoints import restore_state
 from kd_jax.training.journal import read_log
-from kd_jax.training.launch import main
 from tests.data_pipeline.cases import write_case
 from tests.kd_jax.tiny import tiny_state
 

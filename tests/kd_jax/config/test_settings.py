@@ -1,4 +1,3 @@
-import argparse
 import json
 from pathlib import Path
 
@@ -7,23 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
-from kd_jax.config.load import (
-    add_setting_arguments,
-    config_values,
-    dump_config,
-    load_config,
-    overrides_from,
-    parse_config,
-    refuse_unknown,
-    settings,
-)
+from kd_jax.config.load import dump_config, load_config, parse_config
 from kd_jax.config.schema import Config
+from kd_jax.config.settings import config_values, in_words, settings
+from kd_jax.train import parse
 
 
 def _from_command_line(*arguments: str, file: Path | None = None) -> Config:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_setting_arguments(parser)
-    return load_config(file, overrides_from(parser.parse_args(arguments)))
+    _, given = parse(arguments)
+    return load_config(file, given)
 
 
 def test_no_arguments_give_the_defaults():
@@ -31,12 +22,7 @@ def test_no_arguments_give_the_defaults():
 
 
 def test_every_setting_is_reached_from_the_command_line_as_its_default_is_shown():
-    arguments = []
-    for setting in settings():
-        value = setting.default
-        items = value if isinstance(value, tuple) else (value,)
-        text = [("none" if v is None else str(v).lower() if isinstance(v, bool) else str(v)) for v in items]
-        arguments += [f"--{setting.key}", *(text or ["none"])]
+    arguments = [part for setting in settings() for part in (f"--{setting.key}", *in_words(setting.default).split())]
     assert _from_command_line(*arguments) == Config()
 
 
@@ -118,19 +104,57 @@ def test_unknown_keys_and_impossible_values_are_refused_by_name(values, message)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--data.rooot", "x"], r"unknown option: --data.rooot. Did you mean --data.root\?"),
+        (["--train.epocs=3"], r"unknown option: --train.epocs. Did you mean --train.epochs\?"),
+        (["--student.modality", "t1"], r"unknown option: --student.modality. Did you mean --student.modalities\?"),
         (
-            ["--data.rooot", "x"],
-            r"unknown option --data.rooot \(did you mean --data.root\?\); allowed there: --data.root, ",
+            ["--distillation.wieght", "0"],
+            r"unknown option: --distillation.wieght. Did you mean --distillation.weight\?",
         ),
-        (["--train.epocs=3"], r"--train.epocs \(did you mean --train.epochs\?\); allowed there: --train.epochs, "),
-        (["--zzz"], "unknown option --zzz; --help lists every setting"),
-        (["stray"], "unknown option stray"),
+        (["--zzz"], "unknown option: --zzz. `kd-jax train --help` lists all options"),
+        (["stray"], "unexpected argument stray"),
+        (["--seed"], "--seed requires an argument"),
+        (["--data", "x"], "--data: it is a table of settings; give one of them, such as --data.root"),
     ],
 )
-def test_unknown_options_are_refused_with_what_is_allowed(arguments, message):
+def test_unknown_options_are_refused_with_what_was_meant(arguments, message):
     with pytest.raises(InputError, match=message):
-        refuse_unknown(arguments)
-    refuse_unknown([])
+        parse(arguments)
+
+
+def test_names_have_underscores_or_hyphens_and_the_later_of_two_counts():
+    config = _from_command_line("--data.skip-bad", "true", "--data.augmentation.noise-sigma", "0", "0.5", "--fold", "3")
+    assert config.data.skip_bad and config.data.augmentation.noise_sigma == (0, 0.5) and config.data.fold == 3
+    config = _from_command_line("--student.features", "2", "4", "--student.features=4,8,16,64", "--fold=1", "--fold=2")
+    assert config.student.features == (4, 8, 16, 64) and config.data.fold == 2
+
+
+def test_settings_of_a_term_are_laid_over_those_of_the_file(tmp_path):
+    given = ["--distillation.barlow_twins.off-diagonal", "0.01", "--distillation.barlow_twins.projector", "64", "32"]
+    given += ["--distillation.my_package.my_term.weight", "2", "--distillation.my_package.my_term.kind", "soft"]
+    table = {"off_diagonal": 0.01, "projector": (64, 32)}
+    mine = {"weight": 2, "kind": "soft"}
+    assert _from_command_line(*given).distillation.terms == {"barlow_twins": table, "my_package.my_term": mine}
+    paper = load_config(Path("paper"), {}).distillation.terms["barlow_twins"]
+    (tmp_path / "config.json").write_text(dump_config(load_config(Path("paper"), {})))
+    for file in (Path("paper"), tmp_path / "config.json"):  # with a table of the term's own, and inside `terms`
+        terms = _from_command_line(*given, file=file).distillation.terms
+        assert terms == {"barlow_twins": {**paper, **table}, "my_package.my_term": mine}
+
+
+def test_settings_of_one_of_several_students_are_laid_over_those_of_the_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[students.one]\nmodalities = ["t1"]\n[students.two]\nmodalities = ["t2"]\n')
+    given = ["--students.two.features", "4", "8", "16", "64", "--students.two.distillation.weight", "0"]
+    config = _from_command_line(*given, file=file)
+    assert (config.students["two"].modalities, config.students["two"].features) == (("t2",), (4, 8, 16, 64))
+    assert config.distillation_of("two").weight == 0 and config.distillation_of("one").weight > 0
+    with pytest.raises(InputError, match=r"students.tow: no such student; .*run.toml has one, two; define it as a"):
+        _from_command_line("--students.tow.seed", "3", file=file)
+    with pytest.raises(InputError, match=r"unknown option: --students.two.sede. Did you mean --students.two.seed\?"):
+        parse(["--students.two.sede", "3"])
+    with pytest.raises(InputError, match=r"students.two.seed: input should be a valid integer.*found 'many'"):
+        _from_command_line("--students.two.seed", "many", file=file)
 
 
 def test_all_problems_are_named_at_once_with_the_file(tmp_path):

@@ -1,6 +1,5 @@
 """Several data sets at once, a given layout, and the resection cavity on the way to scores and decisions."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from data_pipeline.command_line import run_command
 from data_pipeline.conventions import CAVITY
 from data_pipeline.errors import InputError
 from kd_jax import evaluate, plan, postprocess
-from kd_jax.config.load import add_setting_arguments, dump_config, load_config, overrides_from, parse_config
+from kd_jax.config.load import dump_config, load_config, parse_config
 from kd_jax.config.schema import Config, DataConfig
+from kd_jax.train import parse
 from kd_jax.training.cases import gather_cases
 from tests.data_pipeline.cases import file_of, rewrite, tiny_classes, write_case
 from tests.kd_jax.fake_run import write_run, write_split
@@ -40,12 +40,8 @@ def test_a_configuration_with_one_folder_is_read_in_both_forms(tmp_path, written
 
 @pytest.mark.parametrize("given", [["/a,/b"], ["/a", "/b"]])
 def test_folders_are_given_with_commas_or_spaces(given):
-    parser = argparse.ArgumentParser()
-    add_setting_arguments(parser)
-    assert load_config(None, overrides_from(parser.parse_args(["--data.root", *given]))).data.root == (
-        Path("/a"),
-        Path("/b"),
-    )
+    _, settings = parse(["--data.root", *given])
+    assert load_config(None, settings).data.root == (Path("/a"), Path("/b"))
 
 
 def test_no_folder_at_all_is_an_error():

@@ -25,7 +25,7 @@ for region, volume in result.volumes_ml.items():
 
 if label is not None:
     truth = np.asanyarray(nib.load(label).dataobj)
-    for region, values in BRATS_2018.items():
-        print(f"{region}: Dice {kd_jax.dice(result.mask(region), np.isin(truth, values)):.3f}")
+    for part, values in BRATS_2018.items():
+        print(f"{part}: Dice {kd_jax.dice(result.mask(part), np.isin(truth, values)):.3f}")
 
 result.save(output, convention="brats2018")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kd_jax.objective.segmentation import cross_entropy, soft_dice_loss
     from kd_jax.objective.supervised import segmentation_loss
     from kd_jax.objective.terms.barlow_twins import barlow_twins
+    from kd_jax.training.fit import fit
 
 __version__ = "0.2.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "cross_entropy",
     "dice",
     "find_cases",
+    "fit",
     "hd95",
     "load",
     "load_config",
@@ -58,6 +60,7 @@ _MODULES = {
     "cross_entropy": "kd_jax.objective.segmentation",
     "dice": "kd_jax.metrics",
     "find_cases": "data_pipeline.layouts.find",
+    "fit": "kd_jax.training.fit",
     "hd95": "kd_jax.metrics",
     "load": "kd_jax.inference.load",
     "load_config": "kd_jax.config.load",

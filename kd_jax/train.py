@@ -9,7 +9,6 @@ Worker processes import the main module again, so this one imports nothing heavy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,33 +81,28 @@ def main(arguments: Sequence[str]) -> int:
     # Imported when work begins: --help and worker processes do not wait for JAX.
     import jax
 
-    from kd_jax.runs.folder import check_new_run, default_run, open_run, resume_run
-    from kd_jax.runs.split_files import resume_split
-    from kd_jax.training.cases import gather_cases
+    from kd_jax.runs.folder import default_run, resume_run
     from kd_jax.training.configure import configure
-    from kd_jax.training.devices import connect_hosts, local_batch, on_first_host, say
-    from kd_jax.training.loop import train
+    from kd_jax.training.devices import connect_hosts, say
+    from kd_jax.training.fit import continue_run, start_run
 
     if options.distributed or options.coordinator:
         connect_hosts(options.coordinator, options.processes, options.process)
     if options.resume:
         run = _run_to_resume(options)
-        config = resume_run(run, settings)
-        cases = gather_cases(config)
-        on_first_host("split checked", lambda: resume_split(run, cases.record, cases.folds))
-        return train(config, run, cases, resume=True)
+        return continue_run(resume_run(run, settings), run)
     config, teacher = configure(options.config, options.plan, options.teacher_from, settings)
-    local_batch(config.train.batch)
     if options.run is None and jax.process_count() > 1:
         raise InputError("--run: several hosts need one folder, on the file system they share; give it")
-    run = options.run or default_run(config)
-    on_first_host("run folder checked", lambda: check_new_run(run, overwrite=options.overwrite))
     if config.data.root is not None and options.config is None and options.plan is None:
         say("settings are those of the small phantom run; for BraTS use --config paper")
-    cases = gather_cases(config)
-    opened = partial(open_run, run, config, cases.record, cases.folds, arguments, overwrite=options.overwrite)
-    on_first_host("run opened", opened)
-    return train(config, run, cases, resume=False, teacher=None if teacher is None else teacher.params)
+    return start_run(
+        config,
+        options.run or default_run(config),
+        command=["python", "-m", "kd_jax.train", *arguments],
+        overwrite=options.overwrite,
+        teacher=None if teacher is None else teacher.params,
+    )
 
 
 def parse(arguments: Sequence[str]) -> tuple[RunOptions, Mapping[str, Any]]:

@@ -17,8 +17,7 @@ from kd_jax.evaluation import score
 from kd_jax.inference import cases as inference_cases
 from kd_jax.runs.restore import restore_network
 from kd_jax.runs.store import Checkpoints
-from kd_jax.training import cases as training_cases
-from kd_jax.training import journal, loop
+from kd_jax.training import fit, journal, loop
 from kd_jax.training.journal import Journal
 from tests.data_pipeline.cases import file_of, rewrite, write_case
 from tests.kd_jax.fake_run import write_run, write_split
@@ -264,7 +263,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
     out = tmp_path / "disk"
     out.mkdir()
     read_only(monkeypatch, out)
-    for owner, work in ((training_cases, "gather_cases"), (inference_cases, "apply_segmenter")):
+    for owner, work in ((fit, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     status = {
         "train": lambda: trained(data, out),
@@ -279,7 +278,7 @@ def test_a_read_only_folder_is_found_before_the_work(run, data, tmp_path, capsys
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_full_disk_is_found_before_the_work(run, data, tmp_path, capsys, monkeypatch, verb, one_process):
-    for owner, work in ((training_cases, "gather_cases"), (inference_cases, "apply_segmenter")):
+    for owner, work in ((fit, "gather_cases"), (inference_cases, "apply_segmenter")):
         monkeypatch.setattr(owner, work, lambda *a, **k: pytest.fail("the work was begun"))
     before = snapshot(tmp_path)
     with refusing_disk():

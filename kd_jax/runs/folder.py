@@ -60,7 +60,7 @@ def open_run(
     config: Config,
     record: SplitRecord,
     folds: Sequence[Fold],
-    arguments: Sequence[str],
+    command: Sequence[str],
     *,
     overwrite: bool,
 ) -> None:
@@ -73,38 +73,51 @@ def open_run(
     if run.is_dir():
         _clear(run)
     write_atomically(run / CONFIG_FILE, dump_config(config).encode())
-    write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(arguments), indent=2) + "\n").encode())
+    write_atomically(run / ENVIRONMENT_FILE, (json.dumps(describe_environment(command), indent=2) + "\n").encode())
     write_split(run, record, folds)
 
 
 def resume_run(run: Path, overrides: Mapping[str, Any]) -> Config:
-    """The configuration of a run to be continued.
+    """The configuration of a run to be continued: its own, with settings that may change.
 
     Raises:
       InputError: there is nothing to continue, or an override would change the run.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise InputError(f"{run}: not a run folder (no {CONFIG_FILE} in it); give the folder that training printed")
-    if not has_checkpoint(run, "latest"):
-        raise InputError(f"{run}: has no checkpoint to resume from; start anew with --overwrite")
-    before, after = load_config(run / CONFIG_FILE, {}), load_config(run / CONFIG_FILE, overrides)
-    old, new = config_values(before), config_values(after)
+    _require_resumable(run)
+    return accept_config(run, load_config(run / CONFIG_FILE, overrides))
+
+
+def accept_config(run: Path, config: Config) -> Config:
+    """A configuration with which a run may be continued.
+
+    Raises:
+      InputError: there is nothing to continue, or the configuration would change the run.
+    """
+    _require_resumable(run)
+    old, new = config_values(load_config(run / CONFIG_FILE)), config_values(config)
     changed = [key for key in old if old[key] != new[key] and key not in MAY_CHANGE]
     if changed:
         raise InputError(
             f"{', '.join(changed)}: cannot change when resuming {run}, which was started with other values; "
             f"allowed: {', '.join(MAY_CHANGE)}"
         )
-    return after
+    return config
 
 
-def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
-    """Everything but the configuration that a run depends on: versions, devices, command."""
+def _require_resumable(run: Path) -> None:
+    if not (run / CONFIG_FILE).is_file():
+        raise InputError(f"{run}: not a run folder (no {CONFIG_FILE} in it); give the folder that training printed")
+    if not has_checkpoint(run, "latest"):
+        raise InputError(f"{run}: has no checkpoint to resume from; start anew with --overwrite")
+
+
+def describe_environment(command: Sequence[str]) -> dict[str, Any]:
+    """Everything but the configuration that a run depends on: versions, devices, the command that started it."""
     devices = jax.devices()
     return {
         "kd_jax": __version__,
         "commit": _commit(),
-        "command": ["python", "-m", "kd_jax.train", *arguments],
+        "command": list(command),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),

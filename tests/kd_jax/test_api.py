@@ -303,7 +303,17 @@ def test_importing_the_package_takes_no_time_and_no_jax():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-PUBLIC = ("load", "Segmenter", "SegmentationResult", "find_cases", "load_config", "Config", "UNet", "cross_entropy")
+PUBLIC = (
+    "load",
+    "fit",
+    "Segmenter",
+    "SegmentationResult",
+    "find_cases",
+    "load_config",
+    "Config",
+    "UNet",
+    "cross_entropy",
+)
 PUBLIC += ("soft_dice_loss", "segmentation_loss", "barlow_twins", "dice", "hd95", "region_scores")
 
 

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import kd_jax
 from data_pipeline.command_line import run_command
 from kd_jax.config.load import load_config
 from kd_jax.objective.joint import build_objective
@@ -129,6 +131,31 @@ def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, setting
     monkeypatch.setattr(train_module, "shard", original)
     assert int(_state(run).step) == 2
     assert run_command(main, ["--run", str(run), "--resume"]) == 0
+    _assert_bitwise(run, whole)
+    assert _timeless(run) == _timeless(whole)
+
+
+def test_fit_trains_stops_and_resumes_as_the_command_does(whole, place, monkeypatch):
+    config, run = load_config(whole / "config.json"), place / "fitted"
+    original, calls = train_module.shard, []
+
+    def shard_and_signal(batch):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "shard", shard_and_signal)
+        with pytest.raises(KeyboardInterrupt, match=f"{run}: stopped and saved; go on with kd_jax.fit"):
+            kd_jax.fit(config, run)
+    with pytest.raises(kd_jax.InputError, match="seed: cannot change when resuming"):
+        kd_jax.fit(replace(config, seed=1), run, resume=True)
+    with pytest.raises(kd_jax.InputError, match="give one of them"):
+        kd_jax.fit(config, run, resume=True, overwrite=True)
+    with pytest.raises(kd_jax.InputError, match="holds a run"):
+        kd_jax.fit(config, run)
+    assert kd_jax.fit(config, run, resume=True) == run
     _assert_bitwise(run, whole)
     assert _timeless(run) == _timeless(whole)
 

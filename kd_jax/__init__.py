@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kd_jax.objective.terms.barlow_twins import barlow_twins
     from kd_jax.training.fit import fit
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "Config",

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _INTRODUCTION = """# Settings
 
 Every setting is a key of a TOML file (`kd-jax train --config FILE`) and an option of `kd-jax train`: the key `weight`
-in the table `[distillation]` is `--distillation.weight`. These tables are generated from the code.
+in the table `[distillation]` is `--distillation.weight`. `kd-jax train --help-all` prints the same. These tables are
+generated from the code.
 
 """
 _HEAD = "| setting | value | default | meaning |\n| --- | --- | --- | --- |\n"

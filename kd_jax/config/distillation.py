@@ -52,7 +52,9 @@ class StudentDistillation:
         tables = {key: values.pop(key) for key in list(values) if key not in known and isinstance(values[key], Mapping)}
         moved = {key: values.pop(key) for key in _OF_BARLOW_TWINS if key in values}
         if tables or moved:
-            terms = {**values.get("terms", {BARLOW_TWINS: {}}), **tables}
+            terms = dict(values.get("terms", {BARLOW_TWINS: {}}))
+            for name, table in tables.items():
+                terms[name] = {**terms.get(name, {}), **table}
             if moved:
                 terms[BARLOW_TWINS] = {**moved, **terms.get(BARLOW_TWINS, {})}
             values["terms"] = terms

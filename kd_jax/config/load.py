@@ -41,47 +41,70 @@ def load_config(
       >>> config.train.epochs, config.data.fold, config.student.modalities
       (1000, 2, ('flair',))
     """
+    source = "settings" if file is None else str(file)
     values = {} if file is None else _read(Path(file))
     for layer in layers:
         for section, table in layer.items():
-            values[section] = {**values.get(section, {}), **table} if isinstance(table, Mapping) else table
-    _refuse_new_students(overrides, values, file)
+            is_table = isinstance(table, Mapping)
+            values[section] = {**_table(values, section, source), **table} if is_table else table
     for key, value in overrides.items():
-        *sections, leaf = key.split(".")
-        table = {leaf: value}
-        for section in reversed(sections):
-            table = {section: table}
-        values = _laid_over(values, table)
-    return parse_config(values, source="settings" if file is None else str(file))
+        table = _nested(key, value)
+        _refuse_new_students(table, values, source)
+        values = _laid_over(values, table, source)
+    return parse_config(values, source)
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A value as it stands in tables.
+
+    The name of a term may be a module or a file, which has dots. Its table is [distillation.TERM], which wins over
+    [distillation.terms.TERM].
+    """
+    *sections, leaf = key.split(".")
+    if "distillation" in sections:
+        start = sections.index("distillation") + 1
+        term = ".".join(sections[start:]).removeprefix("terms.")
+        sections[start:] = [term] if term else []
+    table = {leaf: value}
+    for section in reversed(sections):
+        table = {section: table}
+    return table
+
+
+def _table(values: Mapping[str, Any], section: str, source: str) -> Mapping[str, Any]:
+    """One of the tables, empty where there is none.
+
+    Raises:
+      InputError: there is something else.
+    """
+    table = values.get(section)
+    if table is not None and not isinstance(table, Mapping):
+        raise InputError(f"{source}: {section}: expected a table of settings, found {table!r}")
+    return table or {}
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Nested tables with the values of both; those of `above` win."""
     merged = dict(below)
     for key, value in above.items():
-        if not isinstance(value, Mapping):
-            merged[key] = value
-        elif key not in merged and isinstance(merged.get("terms"), Mapping):
-            # A run's config.json has [distillation.terms.TERM], for which [distillation.TERM] is short.
-            merged["terms"] = _laid_over(merged["terms"], {key: value})
-        else:
-            merged[key] = _laid_over(merged.get(key) or {}, value)
+        merged[key] = _laid_over(_table(merged, key, source), value, source) if isinstance(value, Mapping) else value
     return merged
 
 
-def _refuse_new_students(overrides: Mapping[str, Any], values: Mapping[str, Any], file: str | Path | None) -> None:
-    """Checks that students on the command line are those of the file: a misspelt name would be one more student.
+def _refuse_new_students(overrides: Mapping[str, Any], values: Mapping[str, Any], source: str) -> None:
+    """Checks that single settings are for students of the file: a misspelt name would be one more student.
 
     Raises:
       InputError: a student is not in the file.
     """
-    known = values.get("students", {})
-    for name in overrides.get("students", {}):
+    given = overrides.get("students")
+    known = _table(values, "students", source)
+    for name in given if isinstance(given, Mapping) else ():
         if name not in known:
-            there = f"{file} has {', '.join(known)}" if known else f"{file or 'the default configuration'} has none"
+            there = f"it has {', '.join(known)}" if known else "it has none"
             raise InputError(
-                f"students.{name}: no such student; {there}; define it as a table [students.{name}] of a TOML file for "
-                "--config"
+                f"{source}: students.{name}: no such student; {there}; define it as a table [students.{name}] of a "
+                "TOML file for --config"
             )
 
 

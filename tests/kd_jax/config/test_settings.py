@@ -149,12 +149,50 @@ def test_settings_of_one_of_several_students_are_laid_over_those_of_the_file(tmp
     config = _from_command_line(*given, file=file)
     assert (config.students["two"].modalities, config.students["two"].features) == (("t2",), (4, 8, 16, 64))
     assert config.distillation_of("two").weight == 0 and config.distillation_of("one").weight > 0
-    with pytest.raises(InputError, match=r"students.tow: no such student; .*run.toml has one, two; define it as a"):
+    with pytest.raises(InputError, match=r"run.toml: students.tow: no such student; it has one, two; define it as a"):
         _from_command_line("--students.tow.seed", "3", file=file)
     with pytest.raises(InputError, match=r"unknown option: --students.two.sede. Did you mean --students.two.seed\?"):
         parse(["--students.two.sede", "3"])
     with pytest.raises(InputError, match=r"students.two.seed: input should be a valid integer.*found 'many'"):
         _from_command_line("--students.two.seed", "many", file=file)
+
+
+@pytest.mark.parametrize("table", ["distillation", "student.distillation"])
+def test_the_two_forms_of_the_table_of_a_term_and_a_dotted_key_are_one_table(tmp_path, table):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'[{table}.terms.barlow_twins]\nsamples = "cases"\n[{table}.barlow_twins]\noff_diagonal = 0.1\n'
+        f'[{table}."my/term.py"]\nweight = 2\n'
+    )
+    config = load_config(file, {f"{table}.barlow_twins.weight": 3, f"{table}.terms.my/term.py.weight": 4})
+    assert config.distillation_of("student").terms == {
+        "barlow_twins": {"samples": "cases", "off_diagonal": 0.1, "weight": 3},
+        "my/term.py": {"weight": 4},
+    }
+
+
+def test_a_dotted_key_makes_no_student(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[students.small]\n")
+    assert load_config(file, {"students.small.seed": 1}).students["small"].seed == 1
+    with pytest.raises(InputError, match=r"students.smal: no such student; it has small"):
+        load_config(file, {"students.smal.seed": 1})
+
+
+@pytest.mark.parametrize(("text", "given"), [("data = 3", "--fold"), ("students = 3", "--students.a.seed")])
+def test_a_value_where_a_table_belongs_is_refused(tmp_path, text, given):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    name = text.partition(" ")[0]
+    with pytest.raises(InputError, match=rf"run.toml: {name}: expected a table of settings, found 3"):
+        _from_command_line(given, "1", file=file)
+
+
+def test_a_plan_is_not_laid_over_a_value_where_a_table_belongs(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("teacher = 3")
+    with pytest.raises(InputError, match=r"run.toml: teacher: expected a table of settings, found 3"):
+        load_config(file, layers=[{"teacher": {"features": [4, 8]}}])
 
 
 def test_all_problems_are_named_at_once_with_the_file(tmp_path):

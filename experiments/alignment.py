@@ -117,7 +117,7 @@ def read(case: Case) -> Files:
 
 
 def false_alarms(files: Files) -> tuple[int, int]:
-    """How many sets of two or more modalities, with and without the label, are suspected; of how many."""
+    """Counts suspected sets of two or more modalities, with and without the label, and all such sets."""
     sets = [s for n in range(2, len(files.images) + 1) for s in combinations(files.images, n)]
     parts = [(files.part(modalities), labelled) for modalities in sets for labelled in (True, False)]
     return sum(bool(part.check(labelled=labelled)) for part, labelled in parts), len(parts)

@@ -21,7 +21,7 @@ from experiments.benchmark.picture import draw
 from experiments.benchmark.report import Report, show_machine, show_part
 
 PARTS = {
-    "students": "one teacher with three students, beside the three runs that would train them one by one",
+    "students": "one teacher with three students, and the three runs that would train them one by one",
     "step": "the training step of teacher and student, and PyTorch's with nnU-Net's networks",
     "inference": "the sliding window over a case, and the predictors of nnU-Net and MONAI",
     "loader": "patches with nnU-Net's augmentation, and batchgeneratorsv2",

@@ -39,13 +39,13 @@ class Part:
 
     @property
     def ratio(self) -> float | None:
-        """Of the headline."""
+        """The ratio of the headline."""
         return self.figures[0].ratio
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of every part.
+    """Options of the command line that every part takes.
 
     Attributes:
       rounds: timed runs of each side, in turn.

@@ -15,7 +15,7 @@ from kd_jax.config.network import NetworkConfig
 OUTPUTS = len(CLASSES)
 WEIGHTS_FILE = "weights.npz"
 EVERY = 4
-"""Along each axis one voxel of so many is compared: enough to tell sides apart, and quick."""
+"""One voxel in this many is compared along each axis: enough to see differences, and quick."""
 
 
 @dataclass(frozen=True)

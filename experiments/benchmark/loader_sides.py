@@ -95,5 +95,5 @@ def _timed(next_batch: Callable[[], Any], patches: int, file: Path) -> Workload:
 
 
 def seconds_per_patch(file: Path, patches: int) -> list[float]:
-    """Of each batch, but not of the first run, in which nnU-Net tries out how to blur."""
+    """Seconds of each batch, except those of the first run, in which nnU-Net tries out how to blur."""
     return [float(line) / BATCH for line in file.read_text().split()[patches // BATCH :]]

@@ -19,7 +19,7 @@ ONE_THREAD: Mapping[str, str] = MappingProxyType(
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
     }
 )
-"""For the environment of a side whose figure is per core."""
+"""Environment variables of a side whose figure is per core."""
 
 SPACING = 1.0
 SMALL_SHAPE = 48, 44, 40

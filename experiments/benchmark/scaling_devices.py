@@ -21,7 +21,7 @@ from kd_jax.training.state import init_state
 from kd_jax.training.step import make_train_step
 
 THREADS = "4"
-"""Of XLA's pool. With jax 0.10 a pool of two cores deadlocks where steps of several devices queue up."""
+"""Threads of XLA's pool. With jax 0.10, a pool of two deadlocks when steps of several devices queue up."""
 
 
 def joint_steps(*, features: Sequence[int], patch: int, batch: int, steps: int, seed: int) -> Workload:
@@ -83,7 +83,7 @@ def device_figures(counts: Sequence[int], measured: Mapping[str, Measured], step
 
 
 def name_of(devices: int, batch: int) -> str:
-    """Of a side."""
+    """Name of a side."""
     return f"{devices} device{'s' * (devices > 1)}, batch {batch}"
 
 

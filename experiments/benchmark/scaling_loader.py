@@ -30,7 +30,7 @@ _TUMOUR_ML = 30.0
 
 @dataclass(frozen=True)
 class Task:
-    """What to load.
+    """The work of one run of the loader.
 
     Attributes:
       cases: number of them.
@@ -53,7 +53,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Loading:
-    """How it went.
+    """The measurements of one run.
 
     Attributes:
       start: seconds until the first batch was there.
@@ -96,7 +96,7 @@ def many_cases(count: int, cache: Path) -> Iterator[list[PreparedCase]]:
 
 
 def prepared_cases(cache: Path) -> list[PreparedCase]:
-    """What all cases are links to: noise with a tumour in it, made at the first call."""
+    """The files that all cases link to: noise with a tumour in it, made at the first call."""
     root = cache / "cases"
     for number in range(DIFFERENT):
         if not (root / case_name(number)).exists():

@@ -15,7 +15,7 @@ from kd_jax.objective.joint import build_objective
 from kd_jax.training.state import init_state
 
 TOPOLOGIES = {4: "v5e:2x2", 16: "v5e:4x4"}
-"""By number of chips. One chip sends nothing."""
+"""Topologies by number of chips. One chip sends nothing."""
 FLOAT32 = 4
 LINK_BYTES = 200e9
 """Bytes a second between a v5e chip and its neighbours, all four links (Google Cloud, "TPU v5e": 1,600 Gbit/s)."""

@@ -43,11 +43,11 @@ FORMS: Mapping[str, Mapping[str, Form]] = {
     },
     "tpu": {},
 }
-"""By platform; the fastest of them counts."""
+"""Forms of PyTorch by platform; the fastest of them counts."""
 PATIENCE = 600.0
 """Seconds for a form of PyTorch to set up, compile and step once."""
 TRIALS = 2
-"""Steps that choose the fastest form, apart from those that are compared."""
+"""Steps that choose the fastest form, not counting those that are compared."""
 CONTENDERS_WITHIN = 1.15
 """On a CPU all forms this close to the fastest are compared with ours; an accelerator's memory holds one."""
 ORIGINALS = {

@@ -1,4 +1,4 @@
-"""One teacher with three students in one step, beside the three runs that would train them one by one."""
+"""Compares one teacher with three students in one step with the three runs that would train them one by one."""
 
 import statistics
 from collections.abc import Mapping, Sequence

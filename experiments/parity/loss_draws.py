@@ -7,7 +7,7 @@ from data_pipeline.conventions import CLASSES, REGION_CLASSES
 from kd_jax.config.schema import LossConfig
 
 SCALES = 1.0, 30.0
-"""Of the logits: undecided, and as sure as a trained network."""
+"""Scales of the logits: undecided, and as certain as a trained network."""
 SHAPE = (2, 8, 6, 10)
 LEVELS = ((2, 8, 6, 10), (2, 4, 3, 5), (2, 2, 3, 5))
 """Shapes of the decoder levels of the deep-supervised case, the last stride anisotropic."""

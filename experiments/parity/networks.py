@@ -56,7 +56,7 @@ TOPOLOGIES = {
 }
 LOSSES = LossConfig(segmentation="dice_ce"), LossConfig(segmentation="dice_bce")
 EPOCHS, ITERATIONS = 5, 2
-"""Of the ten steps: the learning rate falls after every other one."""
+"""Epochs and steps per epoch of the ten steps: the learning rate falls after every other step."""
 CLIP_NORMS = 12.0, 0.2
 """nnU-Net's, which no gradient of these small networks reaches, and one that all of them do."""
 BLOCKS = (
@@ -77,7 +77,7 @@ INITIAL = NetworkConfig(
     convs_encoder=(1, 2, 1),
 )
 INITIAL_OUTPUTS = 64
-"""Many, so that the heads have enough weights to tell distributions apart."""
+"""Many, so that the heads have enough weights to compare distributions."""
 
 
 def checks() -> Iterator[Check]:

@@ -67,7 +67,7 @@ def fill(module: torch.nn.Module, seed: int) -> None:
 
 
 def state_of(module: torch.nn.Module) -> State:
-    """What nnU-Net saves, copies included."""
+    """The state dictionary that nnU-Net saves, copies included."""
     return {name: value.numpy().copy() for name, value in module.state_dict().items()}
 
 

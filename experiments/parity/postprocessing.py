@@ -167,7 +167,7 @@ def _step(labels: Any, outputs: Outputs) -> Step:
 
 
 def _figures(results: Any, outputs: Outputs) -> Figures:
-    """By part, in the order of nnU-Net's labels or regions, and the mean; None for NaN."""
+    """Dice by part, in the order of nnU-Net's labels or regions, and the mean; None for NaN."""
     values = {
         part: results["mean"][str(STEP_CLASSES[part] if outputs == "regions" else STEP_CLASSES[part][0])]["Dice"]
         for part in PARTS[outputs]

@@ -56,7 +56,7 @@ class EvaluationData:
 
     @property
     def place(self) -> str:
-        """Where they are, in words."""
+        """The place of the cases, in words."""
         return ", ".join(map(str, self.paths))
 
     def tasks(self, segmenters: Mapping[str, Segmenter], *, ignore_affine: bool) -> list[Task]:

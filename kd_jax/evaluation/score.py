@@ -45,7 +45,7 @@ class Evaluation:
 
 
 Evaluations = Mapping[str, Evaluation]
-"""By the name of the network."""
+"""Evaluations by the name of the network."""
 
 
 def score_cases(

@@ -70,7 +70,7 @@ def segment_cases(
       labelled: read the label too; a case without one is skipped.
       probabilities: keep them as well.
       refuse_raw: a raw clinical scan is a problem that brings the commands to prepare it.
-      announce: is told the number, from 1, and the task of each case before the work on it.
+      announce: called with the number, from 1, and the task of each case before the work on it.
 
     Yields:
       An outcome for each case and segmenter; those of one case follow each other.

@@ -12,7 +12,8 @@ def print_findings(findings: Iterable[Finding], case: str, told: set[tuple[str, 
     Args:
       findings: of one reading of the case.
       case: its id.
-      told: (case, text) of what has been printed, so that another network's reading does not repeat it; added to.
+      told: (case, text) of findings that have been printed, so that the reading for another network does not repeat
+        them; new ones are added.
       stream: where to.
     """
     for finding in sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)):

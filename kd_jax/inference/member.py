@@ -47,7 +47,7 @@ class Member:
 
     @property
     def reading(self) -> Reading:
-        """What this network sees of a case: voxel size and modalities."""
+        """The voxel size and the modalities in which this network sees a case."""
         return self.config.data.spacing, self.modalities
 
 

@@ -54,12 +54,12 @@ class Segmenter:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What a case must have, in channel order."""
+        """The modalities that a case must have, in channel order."""
         return tuple(m for m in MODALITIES if any(m in member.modalities for member in self.members))
 
     @property
     def outputs(self) -> Outputs:
-        """What the channels of the logits stand for."""
+        """The meaning of the channels of the logits: classes or regions."""
         return self.members[0].config.outputs
 
     @property
@@ -150,7 +150,7 @@ class Segmenter:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What networks made of one case, on the canonical original grid of its images.
+    """The segmentation of one case, on the canonical original grid of its images.
 
     Attributes:
       classes: internal classes by the averaged, linearly resampled logits; background outside the brain's box.
@@ -186,7 +186,7 @@ class CaseReader:
         Args:
           case: from `data_pipeline.layouts.find.find_cases`; its label is not read.
           segmenters: all that will ask.
-          ignore_affine: modalities whose affines differ are taken to be on one grid all the same.
+          ignore_affine: accept modalities whose affines differ, as if they lay on one grid.
           refuse_raw: a raw clinical scan is an error that brings the commands to prepare it.
           open_file: opens an image; None opens it as a file.
         """

@@ -32,7 +32,7 @@ _TARGETS = "kd_convolution", "kd_input_gradient", "kd_kernel_gradient", "kd_norm
 
 
 def library_path() -> Path:
-    """Where the library of these sources, this jaxlib and this processor is, or would be."""
+    """Path of the library for these sources, this jaxlib and this processor, whether or not it is built."""
     digest = hashlib.sha256("\n".join([*_FLAGS, jaxlib.__version__, platform.machine(), _processor()]).encode())
     for source in sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cc")]):
         digest.update(source.read_bytes())

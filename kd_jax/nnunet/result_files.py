@@ -84,6 +84,6 @@ def _beside(checkpoint: Path, name: str, given: Path | None) -> Path:
         if (place / name).is_file():
             return place / name
     raise InputError(
-        f"{checkpoint}: no {name} beside it or one folder up; nnU-Net writes it into the folder of the trainer: "
+        f"{checkpoint}: no {name} next to it or one folder up; nnU-Net writes it into the folder of the trainer: "
         f"say where it is with --{name.removesuffix('.json')}"
     )

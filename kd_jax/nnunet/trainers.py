@@ -43,5 +43,5 @@ def check_trainer(trainer: str, source: object) -> None:
     if not is_known(trainer):
         raise InputError(
             f"{source}: was trained by {trainer}, which is none of the trainers of nnU-Net 2.8 that keep the network "
-            "of the plans, so it may be another; --any-trainer tries all the same (the weights must fit the plans)"
+            "of the plans, so it may be another; --any-trainer tries anyway (the weights must fit the plans)"
         )

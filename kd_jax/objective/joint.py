@@ -191,7 +191,7 @@ def _select(objective: Objective, output: NetworkOutput) -> Selected:
 
 
 def _keys(key: PRNGKeyArray) -> PRNGKeyArray:
-    """Keys of the teacher, of a student and of its terms. The fourth is unused; without it, seeds would draw anew."""
+    """Keys of the teacher, of a student and of its terms. The fourth is unused; without it draws would change."""
     return jax.random.split(key, 4)
 
 

@@ -111,7 +111,7 @@ def _settings_table(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a plan ({error.strerror or error}); {make}") from error
     except ValueError as error:  # of JSON or of UTF-8
-        raise InputError(f"{path}: not readable JSON ({error}); correct it there, or make it anew: {make}") from error
+        raise InputError(f"{path}: not readable JSON ({error}); correct it there, or plan again: {make}") from error
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: expected a plan with a table settings, found {found or 'nothing'}; {make}")

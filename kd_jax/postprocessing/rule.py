@@ -187,5 +187,5 @@ def read_rules(path: Path) -> dict[str, Postprocessing]:
         where = ".".join(map(str, problem["loc"])) or "the top"
         raise InputError(
             f"{path}: not a rule that kd-jax postprocess wrote, found at {where}: {problem['msg']}; delete it and "
-            "decide it anew, or pass --postprocess none to do without"
+            "decide again, or pass --postprocess none"
         ) from error

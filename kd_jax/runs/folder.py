@@ -50,7 +50,7 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
             raise InputError(f"{run}: holds files but no run; give an empty or new folder")
         if not overwrite:
             raise InputError(
-                f"{run}: holds a run; go on with --resume, start anew with --overwrite, or give another --run"
+                f"{run}: holds a run; continue it with --resume, replace it with --overwrite, or give another --run"
             )
     ensure_writable(run)
 
@@ -108,7 +108,7 @@ def _require_resumable(run: Path) -> None:
     if not (run / CONFIG_FILE).is_file():
         raise InputError(f"{run}: not a run folder (no {CONFIG_FILE} in it); give the folder that training printed")
     if not has_checkpoint(run, "latest"):
-        raise InputError(f"{run}: has no checkpoint to resume from; start anew with --overwrite")
+        raise InputError(f"{run}: has no checkpoint to resume from; start again with --overwrite")
 
 
 def describe_environment(command: Sequence[str]) -> dict[str, Any]:

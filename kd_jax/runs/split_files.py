@@ -38,12 +38,12 @@ class SplitRecord:
 
     @property
     def roots(self) -> list[Path]:
-        """Where the cases are."""
+        """Folders of the cases, or CSV files."""
         return [Path(root) for root in self.data_root]
 
     @property
     def place(self) -> str:
-        """Where the cases are, in words."""
+        """The place of the cases, in words."""
         return ", ".join(self.data_root)
 
     @classmethod

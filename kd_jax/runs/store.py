@@ -74,7 +74,7 @@ class Checkpoints:
         with _explained(folder):
             writer = self._writer(kind)
             writer.wait()
-            _require_room(folder, items, copies=2)  # best and latest may be written at once, beside those there are
+            _require_room(folder, items, copies=2)  # best and latest may be written before older ones are removed
             json = {"position": position, "config": _as_json(config)}
             with _quiet():
                 writer.save_checkpointables_async(position["step"], {**items, **json}, force=True, overwrite=True)
@@ -101,7 +101,7 @@ class Checkpoints:
                     writer.close()
             except InputError as problem:
                 problems.append(problem)
-                # At best: threads of Orbax may still be writing. What is left is no checkpoint, and goes on resuming.
+                # Best effort: threads of Orbax may still be writing. Leftovers are no checkpoint; resuming clears them.
                 for left in folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(left, ignore_errors=True)
         logging.getLogger("absl").removeFilter(_is_not_raised)

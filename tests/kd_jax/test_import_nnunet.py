@@ -138,7 +138,7 @@ def test_what_is_not_there_is_named(result, tmp_path):
     with pytest.raises(InputError, match=r"has no checkpoint_best\.pth; there is checkpoint_final\.pth"):
         find(result, kept="best")
     (result / "plans.json").rename(tmp_path / "moved.json")
-    with pytest.raises(InputError, match=r"no plans\.json beside it or one folder up.*--plans"):
+    with pytest.raises(InputError, match=r"no plans\.json next to it or one folder up.*--plans"):
         find(result)
     assert find(result, plans=tmp_path / "moved.json").plans == tmp_path / "moved.json"
 
@@ -153,7 +153,7 @@ def _retrained(result: Path, trainer: str) -> None:
 
 def test_trainers_that_may_change_the_network_are_refused(result):
     _retrained(result, "nnUNetTrainerBN")
-    with pytest.raises(InputError, match=r"trained by nnUNetTrainerBN.*--any-trainer tries all the same"):
+    with pytest.raises(InputError, match=r"trained by nnUNetTrainerBN.*--any-trainer tries anyway"):
         _read(result)
     assert _read(result, any_trainer=True).checkpoint.trainer == "nnUNetTrainerBN"
     _retrained(result, "nnUNetTrainerNoDeepSupervision")

@@ -234,7 +234,7 @@ def test_two_processes_on_loopback_equal_one(whole, place, settings):
 def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(whole, settings, capsys):
     before = _timeless(whole)
     assert run_command(main, ["--run", str(whole), *settings]) == 2
-    assert "holds a run; go on with --resume" in capsys.readouterr().err
+    assert "holds a run; continue it with --resume" in capsys.readouterr().err
     assert _timeless(whole) == before
 
 

@@ -87,6 +87,7 @@ def test_the_log_names_each_student_and_the_control_has_no_term(whole):
     assert config["distillation"]["terms"]["barlow_twins"]["off_diagonal"] == 0.0051
 
 
+@pytest.mark.slow
 def test_stopping_and_resuming_changes_nothing(whole, place, monkeypatch):
     run, validate = place / "stopped", loop._validate
 

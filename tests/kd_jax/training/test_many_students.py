@@ -63,6 +63,7 @@ def test_students_of_one_seed_and_architecture_start_equal_and_others_do_not():
     assert not all(np.array_equal(x, y) for x, y in zip(a, other, strict=True))
 
 
+@pytest.mark.slow
 def test_the_teacher_is_pulled_by_every_student_where_gradients_are_not_stopped():
     def teacher(students):
         free = {"stop_gradient": False, "weight": 1.0}
@@ -76,6 +77,7 @@ def test_the_teacher_is_pulled_by_every_student_where_gradients_are_not_stopped(
     assert any(not np.array_equal(x, y) for x, y in zip(one, two, strict=True))
 
 
+@pytest.mark.slow
 def test_validation_counts_every_network_in_the_order_of_the_configuration(together):
     config = _config({"students": STUDENTS})
     objective = build_objective(config, None)

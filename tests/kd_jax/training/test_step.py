@@ -17,6 +17,11 @@ from kd_jax.training.step import descend, make_train_step, make_validation_step,
 from tests.kd_jax.tiny import tiny_batch, tiny_config, tiny_state
 
 
+def _shallow(**overrides):
+    """Networks of two stages, for what does not depend on their depth: they compile in two thirds of the time."""
+    return tiny_config(teacher={"features": (4, 6)}, student={"features": (4, 6)}, **overrides)
+
+
 def _objective(config, axis=None):
     return build_objective(config, axis)
 
@@ -80,9 +85,11 @@ def one_device(config):
     return _one_device(config)
 
 
-def test_the_stopped_term_leaves_exactly_nothing_in_the_teacher_and_the_free_one_moves_it(state, batch):
+def test_the_stopped_term_leaves_exactly_nothing_in_the_teacher_and_the_free_one_moves_it(batch):
+    state = tiny_state(_objective(_shallow()))
+
     def gradients(**distillation):
-        found = _gradients(tiny_config(distillation=distillation), state, batch)
+        found = _gradients(_shallow(distillation=distillation), state, batch)
         return {name: jax.tree.leaves(gradient) for name, gradient in found.items()}
 
     control, stopped = gradients(weight=0.0), gradients(weight=1.0)
@@ -126,17 +133,19 @@ def test_one_update_on_two_devices_equals_one_device(state, batch, one_device, t
     _compare_one_update(state, batch, one_device, two_devices)
 
 
+@pytest.mark.slow
 def test_one_alternating_update_with_projectors_on_two_devices_equals_one_device(batch):
-    config = tiny_config(distillation={"update": "alternating", "projector": (16, 12)})
+    config = _shallow(distillation={"update": "alternating", "projector": (16, 12)})
     state = tiny_state(_objective(config))
     one = _one_device(config)
     two = _two_devices(config)
     _compare_one_update(state, batch, one, two)
 
 
+@pytest.mark.slow
 def test_regions_batch_dice_and_a_teacher_held_still_on_two_devices_equal_one_device(batch):
     # One compilation for the three: each changes what is summed over devices, or what moves.
-    config = tiny_config(
+    config = _shallow(
         loss={"segmentation": "dice_bce", "batch_dice": True}, distillation={"update": "student", "weight": 1.0}
     )
     state = tiny_state(_objective(config))
@@ -193,6 +202,7 @@ def test_one_network_after_the_other_moves_both_by_the_gradient_of_the_joint_los
         assert measured[f"{name}/gradient_norm"] == pytest.approx(float(norm[f"{name}/gradient_norm"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_layout_and_rematerialisation_change_neither_the_step_nor_the_state(state, batch, one_device):
     config = tiny_config(train={"remat": "norms", "fold": 4})
     objective = _objective(config)
@@ -226,9 +236,10 @@ def test_the_same_seed_gives_bitwise_the_same_run(config, state, batch, one_devi
     assert not _equal(_student(drawn), _student(other))
 
 
+@pytest.mark.slow
 def test_alternating_update_moves_the_teacher_first():
-    joint = tiny_config()
-    alternating = tiny_config(distillation={"update": "alternating"})
+    joint = _shallow()
+    alternating = _shallow(distillation={"update": "alternating"})
     state = tiny_state(_objective(joint))
     batch = tiny_batch(3, 2)
     results = [_one_device(c)(state, batch)[0] for c in (joint, alternating)]
@@ -263,8 +274,9 @@ def test_schedule_is_nnunets_polynomial_held_within_an_epoch():
 
 def test_networks_of_different_size_need_a_projector_and_train_with_one():
     with pytest.raises(InputError, match=r"distillation.barlow_twins, student: .*8 and 6 features: give projector"):
-        prepare_config(tiny_config(student={"features": (2, 4, 6)}))
-    config = prepare_config(tiny_config(student={"features": (2, 4, 6)}, distillation={"projector": (16, 12)}))
+        prepare_config(tiny_config(teacher={"features": (4, 8)}, student={"features": (2, 6)}))
+    networks = {"teacher": {"features": (4, 8)}, "student": {"features": (2, 6)}}
+    config = prepare_config(tiny_config(**networks, distillation={"projector": (16, 12)}))
     state = tiny_state(_objective(config))
     after, measured = _one_device(config)(state, tiny_batch(0, 2))
     assert np.isfinite(measured["student/barlow_twins/loss"])
@@ -277,8 +289,8 @@ def test_one_pooled_vector_per_case_is_refused_for_small_batches():
     with pytest.raises(
         InputError, match=r"samples = cases gives one sample per case, and train\.batch is 2: allowed from 4"
     ):
-        prepare_config(tiny_config(distillation={"samples": "cases"}))
-    config = prepare_config(tiny_config(distillation={"samples": "cases"}, train={"batch": 4}))
+        prepare_config(_shallow(distillation={"samples": "cases"}))
+    config = prepare_config(_shallow(distillation={"samples": "cases"}, train={"batch": 4}))
     objective = _objective(config)
     shapes = jax.eval_shape(lambda: init_state(objective))
     measured = jax.eval_shape(make_train_step(objective), shapes, tiny_batch(0, 4))[1]

@@ -4,7 +4,6 @@ The options of a command are a frozen dataclass, each field with its help in a `
 given by position is an argument; a field marked `kw_only` is an option.
 """
 
-import argparse
 import errno
 import inspect
 import os
@@ -18,7 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
 from data_pipeline.errors import InputError
-from data_pipeline.layouts.table import LAYOUT_HELP, LAYOUTS, LayoutName
+from data_pipeline.layouts.table import LAYOUT_HELP, LayoutName
 from data_pipeline.workers import available_cores
 
 T = TypeVar("T")
@@ -29,7 +28,9 @@ CASES_FAILED = 1
 """Exit status when the command ran but some cases failed."""
 _INTERRUPTED = 128 + 2  # as the shell reports SIGINT
 _BROKEN_PIPE = 128 + 13  # and SIGPIPE
-_LAST = 1000  # puts the group of options without a group of their own last
+
+_ARGUMENTS, _OPTIONS = Group("Arguments", sort_key=0), Group("Options", sort_key=10)
+_FILES = Group("Files and labels", sort_key=13)
 
 # Refusals of the environment, which the person at the keyboard can mend; other errors are faults of the program.
 _ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -101,19 +102,19 @@ def parse_options(options: Callable[..., T], arguments: Sequence[str], *, name: 
         default_parameter=Parameter(
             negative="", consume_multiple=True, allow_repeating=True, show_default=_default_in_help
         ),
-        group_arguments=Group("Arguments", sort_key=0),
-        group_parameters=Group("Options", sort_key=_LAST),
+        group_arguments=_ARGUMENTS,
+        group_parameters=_OPTIONS,
         result_action="return_value",
         print_error=False,
         exit_on_error=False,
     )
-    app["--help"].group = (Group("Options", sort_key=_LAST),)
+    app["--help"].group = (_OPTIONS,)
     app["--help"].help = "show this help and exit"
     app.default(_as_command(options))
     try:
         parsed = app(arguments)
     except CycloptsError as error:
-        raise InputError(f"{_reason(error)} `{name} --help` lists all options.") from error
+        raise InputError(f"{explain(error)} `{name} --help` lists all options.") from error
     if parsed is None:
         raise SystemExit(0)  # the help was printed
     return parsed
@@ -149,7 +150,7 @@ def _item_of_tuple(annotation: Any) -> Any:
 
 def _default_in_help(value: object) -> str | None:
     """A default as it would be typed; a flag that is off and a value that is left out go without saying."""
-    if value is None or isinstance(value, bool):
+    if value is None or value == () or isinstance(value, bool):
         return None
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -159,8 +160,8 @@ def _paragraphs(docstring: str) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
 
 
-def _reason(error: CycloptsError) -> str:
-    """Why arguments were refused, as a sentence in the middle of a line."""
+def explain(error: CycloptsError) -> str:
+    """The reason why arguments were refused: a sentence for the middle of a line."""
     error.verbose = False
     if isinstance(error, UnusedCliTokensError):
         return f"unexpected argument {' '.join(error.unused_tokens or ())}."
@@ -172,14 +173,18 @@ def _reason(error: CycloptsError) -> str:
 class NamingOptions:
     """How files are recognised, and what the values of their labels mean."""
 
-    layout: Annotated[LayoutName | None, Parameter(help=LAYOUT_HELP, metavar="NAME", show_choices=False)] = None
+    layout: Annotated[
+        LayoutName | None, Parameter(help=LAYOUT_HELP, metavar="NAME", show_choices=False, group=_FILES)
+    ] = None
     label_map: Annotated[
         str | None,
         Parameter(
-            help='meaning of label values, e.g. "1=NCR,2=ED,4=ET"; by default it follows from names', metavar="MAP"
+            help='meaning of label values, e.g. "1=NCR,2=ED,4=ET"; by default it follows from names',
+            metavar="MAP",
+            group=_FILES,
         ),
     ] = None
-    ignore_affine: Annotated[bool, Parameter(help="accept files of a case whose affines differ")] = False
+    ignore_affine: Annotated[bool, Parameter(help="accept files of a case whose affines differ", group=_FILES)] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +199,3 @@ class WorkerOptions:
     def processes(self) -> int:
         """The number given, or one per core that this process may use."""
         return available_cores() if self.workers is None else self.workers
-
-
-def add_naming_options(parser: argparse.ArgumentParser) -> None:
-    """Add --layout, --label-map and --ignore-affine."""
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), metavar="NAME", help=LAYOUT_HELP)
-    parser.add_argument(
-        "--label-map", metavar="MAP", help='meaning of label values, e.g. "1=NCR,2=ED,4=ET" (default: by names)'
-    )
-    parser.add_argument("--ignore-affine", action="store_true", help="accept files of a case whose affines differ")

@@ -4,13 +4,17 @@ A command's module is imported when the command is chosen, and runs as under `py
 find the same main module either way.
 """
 
-import argparse
-import difflib
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
+from typing import Annotated
 
+from cyclopts import App, Group, Parameter, UnknownCommandError
+
+from data_pipeline.command_line import COMMAND_ERROR, explain, run_command
+from data_pipeline.errors import InputError
 from kd_jax import __version__
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -34,37 +38,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command named first with the arguments that follow.
 
     Returns:
-      2 where no command is named; the command itself ends the process with its own exit status.
+      2 where no command or none of `COMMANDS` is named; the command itself ends the process with its own exit status.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
-    if not given:
-        parser.print_help(sys.stderr)
-        return 2
-    name = parser.parse_args(given[:1]).command
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        parser.error(f"unknown command {name}{f' (did you mean {near[0]}?)' if near else ''}; --help lists all")
-    module, _ = COMMANDS[name]
-    sys.argv[1:] = given[1:]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
+    return run_command(_run, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Knows the command's name only: each command parses its own arguments."""
-    parser = argparse.ArgumentParser(
-        prog="kd-jax",
-        usage="kd-jax [--help] [--version] COMMAND ...",
-        description="Segment brain tumours from incomplete MRI: a teacher sees all modalities, students see a subset.",
-        epilog="commands:\n"
-        + "".join(f"  {name:<15} {purpose}\n" for name, (_, purpose) in COMMANDS.items())
-        + "\nkd-jax COMMAND --help explains a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _run(arguments: Sequence[str]) -> int:
+    app = _app()
+    try:
+        app(arguments or ["--help"])
+    except UnknownCommandError as error:
+        raise InputError(f"{explain(error)} `kd-jax --help` lists all.") from error
+    return 0 if arguments else COMMAND_ERROR
+
+
+def _app() -> App:
+    app = App(
+        name="kd-jax",
+        help="Segment brain tumours from incomplete MRI: a teacher sees all modalities, students see a subset.",
+        help_epilogue="kd-jax COMMAND --help explains a command.",
+        help_format="plaintext",
+        version=f"kd-jax {__version__}",
+        group_commands=Group("Commands", sort_key=0),
+        result_action="return_value",
+        print_error=False,
+        exit_on_error=False,
+        verbose=False,
     )
-    parser.add_argument("--version", action="version", version=f"kd-jax {__version__}")
-    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
-    return parser
+    options = Group("Options", sort_key=1)
+    for flag, meaning in (("--help", "show this help and exit"), ("--version", "show the version and exit")):
+        app[flag].group, app[flag].help = (options,), meaning
+    for number, (name, (module, purpose)) in enumerate(COMMANDS.items()):
+        # A command parses its own arguments, --help among them.
+        app.command(partial(_start, module), name=name, help=purpose, help_flags=(), version_flags=(), sort_key=number)
+    return app
+
+
+def _start(module: str, /, *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

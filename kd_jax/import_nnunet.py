@@ -4,133 +4,106 @@ Makes a run whose teacher is that network. evaluate and predict work with it, an
 command needs no PyTorch and runs nothing that a checkpoint names.
 """
 
-import argparse
-import json
-import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated
 
-from data_pipeline.command_line import run_command
-from data_pipeline.conventions import MODALITIES
+from cyclopts import Parameter
+
+from data_pipeline.command_line import parse_options, run_command
+from data_pipeline.conventions import MODALITIES, Modality
 from data_pipeline.errors import InputError
-from data_pipeline.files import folder_atomically, write_atomically
-from kd_jax.config.load import dump_config
-from kd_jax.config.schema import Config
-from kd_jax.nnunet.imported import Found, import_config, import_params, orientation_of, provenance, read_network
-from kd_jax.nnunet.result_files import Kept, find_result
-from kd_jax.nnunet.weights import Params
-from kd_jax.runs.folder import CONFIG_FILE, check_new_run
-from kd_jax.runs.store import save_teacher
+from kd_jax.nnunet.result_files import Kept
 
-IMPORT_FILE = "import.json"
+_UNDERSTOOD = (
+    "Understood: nnU-Net 2.0 to 2.8, 3d_fullres, PlainConvUNet and ResidualEncoderUNet; the classes NCR, ED and ET or "
+    "the regions WT, TC and ET; all or some of the modalities t1, t1ce, t2, flair. PyTorch is not needed."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Import a network that nnU-Net v2 trained for brain tumours, as the teacher of a run.
+
+    The run is there to evaluate the network, to predict with it, or to teach a student (train --teacher-from RUN).
+    """
+
+    result: Annotated[
+        Path, Parameter(help="nnU-Net's folder TRAINER__PLANS__3d_fullres, the fold_N in it, or a checkpoint_*.pth")
+    ] = field(kw_only=False)
+    run: Annotated[
+        Path | None,
+        Parameter(
+            metavar="RUN", help="folder to make; by default runs/DATASET_nnunet_foldN, as nnU-Net names the data set"
+        ),
+    ] = None
+    fold: Annotated[str | None, Parameter(metavar="N", help="fold to import if there are several: a number or all")] = (
+        None
+    )
+    checkpoint: Annotated[
+        Kept, Parameter(metavar="final|best", show_choices=False, help="that of the last or of the best epoch")
+    ] = "final"
+    plans: Annotated[Path | None, Parameter(metavar="FILE", help="plans.json, if it is not next to the checkpoint")] = (
+        None
+    )
+    dataset: Annotated[
+        Path | None, Parameter(metavar="FILE", help="dataset.json, if it is not next to the checkpoint")
+    ] = None
+    channels: Annotated[
+        tuple[Modality, ...] | None,
+        Parameter(
+            metavar="MODALITY...",
+            show_choices=False,
+            help=f"modalities of the network's channels, in order: {', '.join(MODALITIES)}; by default by dataset.json",
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        Parameter(
+            metavar="MAP",
+            help='meaning of nnU-Net\'s label values, e.g. "1=NCR,2=ED,3=ET"; by default by the names in dataset.json',
+        ),
+    ] = None
+    orientation: Annotated[
+        str | None,
+        Parameter(
+            metavar="XYZ",
+            help="directions of the axes of the training files: three letters, R or L, A or P, S or I; by default LPS, "
+            "as BraTS is stored, or RAS where nnU-Net's reader reorients files",
+        ),
+    ] = None
+    any_trainer: Annotated[bool, Parameter(help="accept a trainer that is not known to fit")] = False
+    overwrite: Annotated[bool, Parameter(help="replace the run that is there")] = False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Imports as the command line says."""
-    args = _parser().parse_args(arguments)
-    result = find_result(args.result, args.fold, args.checkpoint, args.plans, args.dataset)
+    options = parse_options(ImportOptions, arguments, name="kd-jax import-nnunet", epilogue=_UNDERSTOOD)
+    # Imported when work begins: --help does not wait for JAX.
+    from kd_jax.nnunet.imported import import_config, import_params, read_network
+    from kd_jax.nnunet.result_files import find_result
+    from kd_jax.nnunet.run import show_import, write_run
+    from kd_jax.runs.folder import CONFIG_FILE, check_new_run
+
+    result = find_result(options.result, options.fold, options.checkpoint, options.plans, options.dataset)
     found = read_network(
         result,
-        channels=args.channels,
-        labels=args.labels,
-        orientation=args.orientation,
-        any_trainer=args.any_trainer,
+        channels=options.channels,
+        labels=options.labels,
+        orientation=options.orientation,
+        any_trainer=options.any_trainer,
     )
     config = import_config(found)
     params = import_params(found, config)
-    run = args.run or Path("runs") / f"{Path(found.plan.dataset).name}_nnunet_fold{found.checkpoint.fold}"
-    if (run / CONFIG_FILE).exists() and not args.overwrite:
+    run = options.run or Path("runs") / f"{Path(found.plan.dataset).name}_nnunet_fold{found.checkpoint.fold}"
+    if (run / CONFIG_FILE).exists() and not options.overwrite:
         raise InputError(f"{run}: holds a run; replace it with --overwrite, or give another --run")
-    check_new_run(run, overwrite=args.overwrite)
-    _write(run, config, params, provenance(found))
-    _show(run, found, config)
+    check_new_run(run, overwrite=options.overwrite)
+    write_run(run, found, config, params)
+    show_import(run, found, config)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-jax import-nnunet",
-        description="Import a network that nnU-Net v2 trained for brain tumours, as the teacher of a run: to "
-        "evaluate it, to predict with it, or to teach a student (train --teacher-from RUN).",
-        epilog="Understood: nnU-Net 2.0 to 2.8, 3d_fullres, PlainConvUNet and ResidualEncoderUNet; the classes NCR, ED "
-        "and ET or the regions WT, TC and ET; all or some of the modalities t1, t1ce, t2, flair. PyTorch is "
-        "not needed.",
-    )
-    parser.add_argument(
-        "result",
-        type=Path,
-        metavar="RESULT",
-        help="nnU-Net's folder TRAINER__PLANS__3d_fullres, the fold_N in it, or a checkpoint_*.pth",
-    )
-    parser.add_argument(
-        "--run",
-        type=Path,
-        metavar="RUN",
-        help="folder to make (default: runs/DATASET_nnunet_foldN, as nnU-Net names it)",
-    )
-    parser.add_argument("--fold", metavar="N", help="fold to import if there are several: a number or all")
-    parser.add_argument(
-        "--checkpoint", choices=get_args(Kept), default="final", help="of the last or best epoch (default: %(default)s)"
-    )
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="plans.json, if it is not next to the checkpoint")
-    parser.add_argument(
-        "--dataset", type=Path, metavar="FILE", help="dataset.json, if it is not next to the checkpoint"
-    )
-    parser.add_argument(
-        "--channels",
-        nargs="+",
-        choices=MODALITIES,
-        metavar="MODALITY",
-        help=f"modalities of the network's channels, in order: {', '.join(MODALITIES)} (default: by dataset.json)",
-    )
-    parser.add_argument(
-        "--labels",
-        metavar="MAP",
-        help='meaning of nnU-Net\'s label values, e.g. "1=NCR,2=ED,3=ET" (default: by the names in dataset.json)',
-    )
-    parser.add_argument(
-        "--orientation",
-        metavar="XYZ",
-        help="directions of the axes of the training files: three letters, R or L, A or P, S or I "
-        "(default: LPS, as BraTS is stored; RAS where nnU-Net's reader reorients files)",
-    )
-    parser.add_argument("--any-trainer", action="store_true", help="accept a trainer that is not known to fit")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
-    return parser
-
-
-def _write(run: Path, config: Config, params: Params, provenance: dict[str, Any]) -> None:
-    """Writes the run next to its place and moves it there when it is complete."""
-    with folder_atomically(run) as folder:
-        write_atomically(folder / CONFIG_FILE, dump_config(config).encode())
-        write_atomically(folder / IMPORT_FILE, (json.dumps(provenance, indent=2) + "\n").encode())
-        save_teacher(folder, params, {"step": 0}, config)
-        if run.exists():
-            shutil.rmtree(run)
-
-
-def _show(run: Path, found: Found, config: Config) -> None:
-    checkpoint, plan, teacher = found.checkpoint, found.plan, config.teacher
-    outputs = ", ".join(f"{ours} = {theirs}" for ours, theirs in found.outputs.names.items())
-    by = "" if checkpoint.epoch is None else f", after epoch {checkpoint.epoch}"
-    print(f"{found.result.checkpoint}: {checkpoint.trainer}, {plan.name}, fold {checkpoint.fold}{by}")
-    print(f"  network      {teacher.encoder}, features {' '.join(map(str, teacher.features))}")
-    print(f"  patch        {' '.join(map(str, plan.patch))} voxels of {' '.join(f'{s:g}' for s in plan.spacing)} mm")
-    print(f"  channels     {' '.join(found.modalities)}")
-    print(f"  {config.outputs:12} {outputs}")
-    letters = orientation_of(found.reversed_axes)
-    print(f"  orientation  trained on volumes stored towards {letters}; --orientation says otherwise")
-    for note in plan.notes:
-        print(f"  note: {note}")
-    print(f"written to {run}; next:")
-    print(f"  kd-jax predict {run} PATIENT -o OUT")
-    print(f"  kd-jax evaluate {run} --data CASES")
-    print(
-        f"  kd-jax train --config {run / CONFIG_FILE} --teacher-from {run} --data.root CASES "
-        "--student.modalities flair t1ce --distillation.weight 0.1"
-    )
 
 
 if __name__ == "__main__":

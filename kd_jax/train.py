@@ -17,8 +17,8 @@ from cyclopts import Group, Parameter
 from data_pipeline.command_line import parse_options, run_command
 from data_pipeline.errors import InputError
 
-_RUN = Group("Run", sort_key=-2)
-_HOSTS = Group("Several hosts", sort_key=900)
+_RUN = Group("Run", sort_key=1)
+_HOSTS = Group("Several hosts", sort_key=9)
 _EPILOGUE = (
     "Every setting is also a key of a TOML file for --config: --train.epochs 9 is epochs = 9 in the table train. A "
     "setting of a distillation term is --distillation.TERM.KEY VALUE, that of one of several students "

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline import files as data_files
 from data_pipeline.command_line import CASES_FAILED, COMMAND_ERROR, run_command
 from data_pipeline.layouts.table import LAYOUTS
 from kd_jax import evaluate, predict, train
 from kd_jax.evaluation import score
 from kd_jax.inference import cases as inference_cases
+from kd_jax.inference import predicted_files
 from kd_jax.runs.restore import restore_network
 from kd_jax.runs.store import Checkpoints
 from kd_jax.training import fit, journal, loop
@@ -295,7 +297,7 @@ def test_a_full_disk_is_found_before_the_work(run, data, tmp_path, capsys, monke
 
 def test_a_disk_that_fills_during_predict_stops_it_at_the_first_case(run, data, tmp_path, capsys):
     write_case(data, rng=np.random.default_rng(1), number=1, shape=SHAPE)
-    with disk_that_fills(predict, "write_label"):
+    with disk_that_fills(predicted_files, "write_label"):
         assert command(predict.main, run, data, "-o", tmp_path / "out", "--probabilities") == COMMAND_ERROR
     line = the_error(capsys)
     assert line.startswith(f"error: {tmp_path / 'out' / 'BraTS2021_00000.nii.gz'}: cannot be written")
@@ -306,7 +308,7 @@ def test_a_disk_that_fills_during_predict_stops_it_at_the_first_case(run, data, 
     ("owner", "call", "file"),
     [
         (score, "write_label", "predictions_student/BraTS2021_00000.nii.gz"),
-        (evaluate, "write_json", "summary.json"),
+        (data_files, "write_json", "summary.json"),
     ],
 )
 def test_a_disk_that_fills_during_evaluate(run, data, tmp_path, capsys, owner, call, file):

@@ -34,6 +34,7 @@ COMMON: Mapping[str, Sequence[str]] = {
 """Settings that most people need, by the heading they have in the help; `--help-all` shows the others as well."""
 _SHORT = {"data.fold": "--fold"}
 """Settings that are given so often that they have a short name."""
+_FIRST = 2  # place of the first heading among those of the command
 _STUDENT = re.compile(r"--students\.([^.=]+)\..+", re.DOTALL)
 _TERM = re.compile(
     r"--((?:student\.|students\.[^.=]+\.)?distillation)\.(?:terms\.)?([^=]+)\.([^.=]+)(?:=.*)?", re.DOTALL
@@ -51,12 +52,12 @@ def settings_type(arguments: Sequence[str], *, everything: bool) -> Any:
       everything: whether the help shows all settings or only `COMMON`.
     """
     titles = {key: title for title, keys in COMMON.items() for key in keys}
-    groups = {title: Group(title, sort_key=number) for number, title in enumerate(COMMON)}
+    groups = {title: Group(title, sort_key=_FIRST + number / 1000) for number, title in enumerate(COMMON)}
     tree: Tree = {}
     for number, setting in enumerate(settings()):
         section = setting.key.rpartition(".")[0]
         title = f"Settings: {section or 'run'}" if everything else titles.get(setting.key, "")
-        group = groups.setdefault(title, Group(title, sort_key=number)) if title else None
+        group = groups.setdefault(title, Group(title, sort_key=_FIRST + number / 1000)) if title else None
         _place(tree, setting.key.split("."), _option(setting, group))
     students = {match[1] for match in map(_STUDENT.fullmatch, arguments) if match}
     for place in ("student", *(f"students.{name}" for name in sorted(students))):

@@ -1,45 +1,75 @@
 """The options that all commands with a trained network share."""
 
-import argparse
-from collections.abc import Sequence
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
 from kd_jax.config.network import AXES, Axis
+from kd_jax.config.schema import Which
+
+NETWORK = Group("Network", sort_key=11)
+_POSTPROCESSING = Group("Post-processing", sort_key=12)
+VOLUME = Number(gt=0, lt=math.inf)
+"""Checks a volume in millilitres."""
 
 
-def add_network_options(parser: argparse.ArgumentParser, checkpoints: Sequence[str], *, several: bool = False) -> None:
-    """Add --network (None: each run's default), --checkpoint (the first of those given) and --mirror (axes)."""
-    more = "; several with commas between them, both for student and teacher, or all" if several else ""
-    parser.add_argument(
-        "--network",
-        metavar="NAME",
-        help=f"teacher, student, or the name of one of several students{more} (default: the student, or the teacher of "
-        "a run that has no student)",
-    )
-    parser.add_argument("--checkpoint", choices=checkpoints, default=checkpoints[0], help="(default: %(default)s)")
-    parser.add_argument(
-        "--mirror",
-        nargs="*",
-        type=_axis,
-        action=_MirrorAxes,
-        default=(),
-        metavar="AXIS",
-        help="average over mirror images along the axes given, of x (left and right), y (front and back) and z; "
-        "alone along all three: 8 times the work",
-    )
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network of a run, and how it is applied."""
+
+    network: Annotated[
+        str | None,
+        Parameter(
+            group=NETWORK,
+            metavar="NAME",
+            help="teacher, student, or the name of one of several students; by default the student, or the teacher of "
+            "a run without a student",
+        ),
+    ] = None
+    checkpoint: Annotated[
+        Which, Parameter(group=NETWORK, metavar="best|latest", show_choices=False, help="which checkpoint")
+    ] = "best"
+    mirror: Annotated[
+        tuple[Axis, ...] | None,
+        Parameter(
+            group=NETWORK,
+            metavar="AXIS...",
+            show_choices=False,
+            help="average over mirror images along the axes given, of x (left and right), y (front and back) and z; "
+            "without an axis (as the last option) along all three: 8 times the work",
+        ),
+    ] = None
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes to mirror, each once: none without --mirror, all of them where it stands alone."""
+        if self.mirror is None:
+            return ()
+        return tuple(axis for axis in AXES if not self.mirror or axis in self.mirror)
 
 
-def _axis(name: str) -> Axis:
-    for axis in AXES:
-        if name == axis:
-            return axis
-    raise argparse.ArgumentTypeError(
-        f"{name!r} is no axis; give some of {', '.join(AXES)}, or none to mirror along all, after the other arguments"
-    )
+@dataclass(frozen=True, kw_only=True)
+class PostprocessingOptions:
+    """Which post-processing is applied."""
 
-
-class _MirrorAxes(argparse.Action):
-    """The axes given, each once; all of them where the option stands alone."""
-
-    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None) -> None:
-        setattr(namespace, self.dest, tuple(axis for axis in AXES if not values or axis in values))
+    postprocess: Annotated[
+        str,
+        Parameter(
+            group=_POSTPROCESSING,
+            metavar="auto|none|FILE",
+            help="auto applies RUN/postprocessing.json if kd-jax postprocess has written it, for an ensemble if it is "
+            "the same in every run; FILE applies another one",
+        ),
+    ] = "auto"
+    min_et: Annotated[
+        float | None,
+        Parameter(
+            group=_POSTPROCESSING,
+            metavar="ML",
+            validator=VOLUME,
+            help="enhancing tumour below ML in total becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
+        ),
+    ] = None

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from data_pipeline.conventions import Slices3, Spacing
 
@@ -158,6 +156,10 @@ def _far(
     source: _Surface, voxels: Int64[np.ndarray, "n"], target: _Surface, spacing: Spacing
 ) -> Float64[np.ndarray, "n"]:
     """Distances in mm from some voxels of the source to the nearest target voxel, however far away it is."""
+    # Imported here because the commands that name metrics in their help take no distances.
+    from scipy import ndimage
+    from scipy.spatial import cKDTree
+
     starts, ends = source.millimetres(voxels, spacing), target.millimetres(target.voxels, spacing)
     if voxels.size * _search_cost(starts, ends, spacing) > target.volume.size:
         return ndimage.distance_transform_edt(~target.volume, sampling=spacing).ravel()[voxels]

@@ -4,21 +4,29 @@ Training and inference on a CPU use them from then on; GPU and TPU do not. It ne
 named in CXX). KD_JAX_NATIVE=0 in the environment ignores them; deleting the printed file removes them.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from data_pipeline.command_line import run_command
-from kd_jax.native import library
+from data_pipeline.command_line import parse_options, run_command
+
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """Compile the 3-D operators for this machine's processor.
+
+    Training and inference on a CPU use them from then on; GPU and TPU do not. It needs a C++ compiler (g++, or the one
+    named in CXX). KD_JAX_NATIVE=0 in the environment ignores them; deleting the printed file removes them.
+    """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Builds, loads, and says where the library is."""
-    parser = argparse.ArgumentParser(
-        prog="kd-jax native", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
+    parse_options(NativeOptions, arguments, name="kd-jax native")
+    # Imported when work begins: --help does not wait for JAX.
+    from kd_jax.native import library
+
     path = library.build()
     if os.environ.get(library.SWITCH) == "0":
         print(f"built {path}, but {library.SWITCH}=0 leaves it unused")

@@ -13,7 +13,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import write_atomically
 from data_pipeline.preprocessing.fingerprint import Fingerprint
 from kd_jax.config.load import parse_config
-from kd_jax.planning.planner import PRESETS, Plan, Preset
+from kd_jax.planning.planner import Plan
+from kd_jax.planning.presets import PRESETS, Preset
 
 _KEYS = ("data", "why", "settings")
 _SPACING_DECIMALS = 6  # mm; below, headers hold rounding

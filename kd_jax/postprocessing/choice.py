@@ -1,16 +1,12 @@
 """Chooses the post-processing of a command: the rule of the runs, of a file, a given threshold, or none."""
 
-import argparse
-import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.errors import InputError
 from kd_jax.postprocessing.rule import (
-    POSTPROCESSING_FILE,
     Postprocessing,
     describe_rule,
     describe_threshold,
@@ -24,35 +20,6 @@ class Chosen(NamedTuple):
 
     rule: Postprocessing
     line: str
-
-
-def parse_millilitres(text: str) -> float:
-    """A volume on the command line.
-
-    Raises:
-      ArgumentTypeError: it is not a number above 0.
-    """
-    with suppress(ValueError):
-        if 0 < (value := float(text)) < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a volume; give millilitres above 0, e.g. 0.5")
-
-
-def add_postprocessing_options(parser: argparse.ArgumentParser) -> None:
-    """`--postprocess` and `--min-et`, for `choose_postprocessing`."""
-    parser.add_argument(
-        "--postprocess",
-        metavar="auto|none|FILE",
-        default="auto",
-        help=f"auto applies RUN/{POSTPROCESSING_FILE} if kd-jax postprocess has written it, for an ensemble if it "
-        "is the same in every run; FILE applies another one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-et",
-        type=parse_millilitres,
-        metavar="ML",
-        help="enhancing tumour below ML in total becomes necrotic core (1 ml: 1000 voxels of 1 mm³)",
-    )
 
 
 def choose_postprocessing(option: str, members: Sequence[tuple[Path, str]], min_et_ml: float | None = None) -> Chosen:

@@ -18,8 +18,20 @@ from jaxtyping import Int64, UInt8
 from scipy import ndimage
 
 from data_pipeline.conventions import CLASSES, REGION_CLASSES, Region
+from kd_jax.metrics import REGIONS
 from kd_jax.postprocessing.components import BACKGROUND, ENHANCING, NECROSIS, is_below, keep_largest_of
-from kd_jax.postprocessing.rule import STEP_CLASSES, Decision, Figures, LabelOrRegion, Step, Threshold
+from kd_jax.postprocessing.rule import (
+    PARTS,
+    STEP_CLASSES,
+    DecidedOn,
+    Decision,
+    Figures,
+    LabelOrRegion,
+    Postprocessing,
+    Step,
+    Threshold,
+    When,
+)
 
 MEAN = "mean"
 """Name of the mean over the parts among the figures."""
@@ -96,6 +108,28 @@ def decide_threshold(cases: Sequence[CaseCounts], steps: Steps, thresholds_ml: S
 def best_threshold(thresholds: Sequence[Threshold]) -> float | None:
     """The threshold with the largest Dice; among equals no threshold, then the lowest."""
     return max(thresholds, key=lambda t: t.et_dice).min_et_ml  # `max` returns the first
+
+
+def decide_rule(
+    counts: Mapping[str, CaseCounts], decided_on: DecidedOn, thresholds_ml: Sequence[float]
+) -> Postprocessing:
+    """The steps that help, and the best of the thresholds.
+
+    Args:
+      counts: by case id, those of `decided_on.cases` among them.
+      decided_on: cases and parts that decide.
+      thresholds_ml: smallest volumes of enhancing tumour to try.
+    """
+    cases = [counts[name] for name in decided_on.cases]
+    decisions = decide_steps(cases, PARTS[decided_on.parts])
+    steps = tuple(decision.step for decision in decisions if decision.applied)
+    thresholds = decide_threshold(cases, steps, thresholds_ml) if thresholds_ml else []
+    min_et_ml = best_threshold(thresholds) if thresholds else None
+    dice: dict[When, dict[Region, float]] = {
+        "before": {region: region_dice(cases, (), region, None) for region in REGIONS},
+        "after": {region: region_dice(cases, steps, region, min_et_ml) for region in REGIONS},
+    }
+    return Postprocessing(steps, min_et_ml, decided_on, tuple(decisions), tuple(thresholds), dice)
 
 
 def region_dice(cases: Sequence[CaseCounts], steps: Steps, region: Region, min_et_ml: float | None) -> float:

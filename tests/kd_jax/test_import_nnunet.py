@@ -16,6 +16,7 @@ from kd_jax.config.load import load_config
 from kd_jax.inference.load import load_segmenter
 from kd_jax.inference.segmenter import segment_case
 from kd_jax.models.outputs import to_classes
+from kd_jax.nnunet import run as imported_run
 from kd_jax.nnunet.imported import import_config, read_network, reversed_axes
 from kd_jax.nnunet.reader import read_checkpoint
 from kd_jax.nnunet.result_files import find_result
@@ -182,7 +183,7 @@ def test_a_run_that_is_there_is_replaced_only_when_asked_and_only_by_a_whole_one
         raise InputError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_nnunet, "save_teacher", full)
+        patch.setattr(imported_run, "save_teacher", full)
         with pytest.raises(InputError, match="no space"):
             import_nnunet.main([*arguments, "--overwrite"])
     assert (run / "note.txt").exists() and default_network(run) == "teacher"

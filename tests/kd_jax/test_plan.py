@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.command_line import COMMAND_ERROR, run_command
+from data_pipeline.preprocessing import fingerprint
 from kd_jax import plan
 from kd_jax.config.load import parse_config
 from kd_jax.planning.plan_file import read_plan
@@ -67,7 +68,7 @@ def test_a_plan_is_not_replaced_unless_asked(data, tmp_path, capsys, monkeypatch
     file = tmp_path / "plan.json"
     file.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "measure_cases", lambda *a, **k: pytest.fail("the work was begun"))
+        patch.setattr(fingerprint, "measure_cases", lambda *a, **k: pytest.fail("the work was begun"))
         assert command(data, "-o", file) == COMMAND_ERROR
     assert f"{file}: already there; choose another --output, or pass --overwrite" in error(capsys)
     assert file.read_text() == "mine"
@@ -88,10 +89,10 @@ def test_cases_that_cannot_be_used_are_listed_and_may_be_left_out(data, tmp_path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--memory", "0"], "--memory 0: expected"),
-        (["--memory", "nan"], "--memory nan: expected"),
-        (["--networks", "0"], "--networks 0: expected 1 or more"),
-        (["--spacing", "1", "-1", "1"], "--spacing 1 -1 1: expected three sizes"),
+        (["--memory", "0"], 'invalid value "0.0" for --memory. Must be > 0.'),
+        (["--memory", "nan"], 'invalid value "nan" for --memory.'),
+        (["--networks", "0"], 'invalid value "0" for --networks. Must be >= 1.'),
+        (["--spacing", "1", "-1", "1"], 'invalid value "(1.0, -1.0, 1.0)" for --spacing. Must be > 0.'),
         (["--memory", "0.0001"], "no patch fits"),
     ],
 )

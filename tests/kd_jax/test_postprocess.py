@@ -268,6 +268,5 @@ def test_a_case_without_label_is_said_before_the_work(folds, data, tmp_path, cap
 
 
 def test_a_threshold_is_a_volume(folds, capsys):
-    with pytest.raises(SystemExit):
-        run(folds[0], "--min-et", "-1")
-    assert "'-1' is not a volume; give millilitres above 0" in capsys.readouterr().err
+    assert run(folds[0], "--min-et", "0.5", "-1") == 2
+    assert 'invalid value "(0.5, -1.0)" for --min-et. Must be > 0.' in capsys.readouterr().err

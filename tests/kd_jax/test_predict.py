@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline.command_line import run_command
+from data_pipeline.command_line import parse_options, run_command
 from data_pipeline.conventions import CONVENTIONS
 from data_pipeline.layouts.find import find_cases
 from data_pipeline.preprocessing import scratch
@@ -141,7 +141,8 @@ def mirrored(data, folder, axis):
 
 @pytest.mark.parametrize("options", [[], ["--mirror"], ["--mirror", "z", "x"]])
 def test_mirroring_treats_both_sides_alike_along_the_axes_asked_for(data, tmp_path, one_window, options):
-    axes = predict._parser().parse_args([str(one_window), str(data), "-o", "out", *options]).mirror
+    given = [str(one_window), str(data), "-o", "out", *options]
+    axes = parse_options(predict.PredictOptions, given, name="predict").axes
     assert "".join(axes) == {0: "", 1: "xyz", 3: "xz"}[len(options)]
     segmenter = load_segmenter([one_window], None, "best", mirror=axes)
 
@@ -155,9 +156,8 @@ def test_mirroring_treats_both_sides_alike_along_the_axes_asked_for(data, tmp_pa
 
 
 def test_axes_to_mirror_are_checked(says_enhancing, data, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("--mirror", says_enhancing, data, "-o", tmp_path / "out")
-    assert "is no axis; give some of x, y, z, or none to mirror along all" in capsys.readouterr().err
+    assert run(says_enhancing, data, "-o", tmp_path / "out", "--mirror", "q") == 2
+    assert 'invalid value "q" for --mirror. Choose from: "x", "y", "z".' in capsys.readouterr().err
 
 
 def segment(runs, data, **options):

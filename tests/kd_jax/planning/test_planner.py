@@ -13,7 +13,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.fingerprint import Fingerprint
 from kd_jax.config.load import parse_config
 from kd_jax.planning.plan_file import plan_settings
-from kd_jax.planning.planner import PRESETS, default_memory, plan_networks
+from kd_jax.planning.planner import plan_networks
+from kd_jax.planning.presets import PRESETS, default_memory
 from kd_jax.planning.topology import MIN_EDGE, feature_map_size
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[2] / "golden" / "planner.json").read_text())

@@ -22,20 +22,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # Annotations of these packages are executed: a wrong type or shape in a call is an error in the tests.
-jaxtyping.install_import_hook(
-    [
-        "data_pipeline",
-        "kd_jax.inference.sliding_window",
-        "kd_jax.inference.windows",
-        "kd_jax.metrics",
-        "kd_jax.native",
-        "kd_jax.nnunet",
-        "kd_jax.ops",
-        "kd_jax.planning",
-        "kd_jax.postprocessing",
-    ],
-    f"{typechecker.__name__}.check",
-)
+jaxtyping.install_import_hook(["data_pipeline", "kd_jax"], f"{typechecker.__name__}.check")
 
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")

@@ -137,7 +137,7 @@ def draw_cases(path: Path, rows: Sequence[Row], title: str) -> None:
     )
     figure.suptitle(title, color=_TEXT, fontsize=10)
     for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-        _draw_row(axes, row)
+        _draw_row(list(axes), row)
     figure.legend(
         handles=[Patch(color=COLOURS[name], label=MEANINGS[name]) for name in COLOURS],
         loc="outside lower center",

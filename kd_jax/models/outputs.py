@@ -30,7 +30,7 @@ _PAINTED = MappingProxyType({"WT": 2, "TC": 1, "ET": 3})
 """Class painted for each region, before the smaller regions are painted over it (nnU-Net's `regions_class_order`)."""
 
 
-def region_truth(labels: Integer[Array, "*n"]) -> Bool[Array, "*n 3"]:
+def region_truth(labels: Integer[Array | np.ndarray, "*n"]) -> Bool[Array, "*n 3"]:
     """Internal classes to membership of WT, TC, ET."""
     return jnp.stack([jnp.isin(labels, jnp.array(classes)) for classes in REGION_CLASSES.values()], axis=-1)
 

@@ -4,8 +4,9 @@ To add an architecture, write a Linen module that follows it into this folder an
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array, Float
 
 from data_pipeline.conventions import Shape3
@@ -29,11 +30,12 @@ class NetworkOutput(NamedTuple):
     decoder: Sequence[Float[Array, "n _d _h _w _f"]]
 
     @property
-    def bottleneck(self) -> Float[Array, "n p q r f"]:
+    def bottleneck(self) -> Float[Array | jax.ShapeDtypeStruct, "n p q r f"]:
         """The latent: features [N, D/S, H/S, W/S, F] of the coarsest stage, S the network's total stride."""
         return self.encoder[-1]
 
 
+@runtime_checkable
 class Network(Protocol):
     """A stateless Linen module that maps patches to a `NetworkOutput`.
 

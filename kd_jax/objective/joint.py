@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from data_pipeline.errors import InputError
 from kd_jax.config.schema import TEACHER, Config, NetworkConfig
@@ -28,7 +29,7 @@ from kd_jax.objective.distillation import Term, complete_terms, terms_of
 from kd_jax.objective.supervised import Measurements, Targets, make_targets, supervised_loss
 from kd_jax.objective.terms.base import TermContext, weight_at
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 """image [N, D, H, W, 4] float32, label [N, D, H, W] integer classes."""
 Selected = Mapping[str, Mapping[str, Any]]
 """The parts of the teacher's output that terms compare, by student and term."""
@@ -128,7 +129,7 @@ def student_objective(
     selected: Selected,
     batch: Batch,
     targets: Targets,
-    step: Int[Array, ""],
+    step: Int[Array, ""] | int,
 ) -> tuple[Float[Array, ""], Measurements]:
     """One student's part of the sum, and its measurements.
 
@@ -159,7 +160,7 @@ def joint_objective(
     objective: Objective,
     params: tuple[Params, Mapping[str, Params]],
     batch: Batch,
-    step: Int[Array, ""],
+    step: Int[Array, ""] | int,
 ) -> tuple[Float[Array, ""], Measurements]:
     """The whole sum for one batch, and all measurements."""
     targets = targets_of(objective, batch)
@@ -190,7 +191,7 @@ def _select(objective: Objective, output: NetworkOutput) -> Selected:
     return {name: {term.name: term.select(output) for term in terms} for name, terms in objective.terms.items()}
 
 
-def _keys(key: PRNGKeyArray) -> PRNGKeyArray:
+def _keys(key: PRNGKeyArray) -> Key[Array, "4"]:
     """Keys of the teacher, of a student and of its terms. The fourth is unused; without it draws would change."""
     return jax.random.split(key, 4)
 

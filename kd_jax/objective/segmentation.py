@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
@@ -77,12 +78,13 @@ def deep_supervision_weights(levels: int) -> tuple[float, ...]:
     return tuple(w / sum(raw) for w in raw)
 
 
-def labels_at(labels: Integer[Array, "n d h w"], shape: Sequence[int]) -> Integer[Array, "n p q r"]:
+def labels_at(labels: Integer[Array | np.ndarray, "n d h w"], shape: Sequence[int]) -> Integer[Array, "n p q r"]:
     """Labels on the grid of a coarser level of `shape` (P, Q, R): the voxel nearest to each cell's centre.
 
     Same choice as PyTorch's `nearest-exact`, which nnU-Net's deep supervision uses.
     """
+    at_level = jnp.asarray(labels)
     for axis, size in enumerate(shape, start=1):
         stride = labels.shape[axis] // size
-        labels = lax.slice_in_dim(labels, stride // 2, None, stride, axis)
-    return labels
+        at_level = lax.slice_in_dim(at_level, stride // 2, None, stride, axis)
+    return at_level

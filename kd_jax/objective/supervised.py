@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer, Shaped
 
 from data_pipeline.conventions import Shape3
@@ -26,7 +27,9 @@ Targets = Mapping[tuple[int, ...], Shaped[Array, "n _d _h _w *k"]]
 """Target of each level by its shape (D, H, W): classes, or membership of each region."""
 
 
-def make_targets(labels: Integer[Array, "n d h w"], strides: Iterable[Shape3], config: LossConfig) -> Targets:
+def make_targets(
+    labels: Integer[Array | np.ndarray, "n d h w"], strides: Iterable[Shape3], config: LossConfig
+) -> Targets:
     """Targets for all networks of a run, made once per batch.
 
     Args:
@@ -38,14 +41,16 @@ def make_targets(labels: Integer[Array, "n d h w"], strides: Iterable[Shape3], c
     return _targets_at(labels, shapes if config.deep_supervision else {labels.shape[1:]}, config)
 
 
-def _targets_at(labels: Integer[Array, "n d h w"], shapes: Iterable[tuple[int, ...]], config: LossConfig) -> Targets:
+def _targets_at(
+    labels: Integer[Array | np.ndarray, "n d h w"], shapes: Iterable[tuple[int, ...]], config: LossConfig
+) -> Targets:
     prepare = region_truth if config.segmentation == "dice_bce" else lambda at_level: at_level
     return {shape: prepare(labels_at(labels, shape)) for shape in sorted(shapes)}
 
 
 def segmentation_loss(
     logits: Sequence[Float[Array, "n _d _h _w k"]],
-    labels: Integer[Array, "n d h w"],
+    labels: Integer[Array | np.ndarray, "n d h w"],
     config: LossConfig,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Measurements]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from kd_jax.objective.joint import Objective, init_params
 from kd_jax.training.optimiser import make_optimiser, make_schedule
 
 
+@no_type_check  # JAX also builds it from shapes, shardings and descriptions of arguments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkState:
@@ -23,6 +24,7 @@ class NetworkState:
     optimiser: Any
 
 
+@no_type_check  # JAX also builds it from shapes, shardings and descriptions of arguments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_a_term_of_one_s_own_is_one_line_of_configuration_and_trains(tmp_path):
 def test_the_term_compares_the_stage_of_its_settings():
     rng = np.random.default_rng(0)
     term = runpy.run_path(TERM)
-    stages = [[rng.normal(size=(1, n, n, n, 3)).astype(np.float32) for n in (4, 2)] for _ in range(2)]
+    stages = [[jnp.asarray(rng.normal(size=(1, n, n, n, 3)), jnp.float32) for n in (4, 2)] for _ in range(2)]
     for stage, place in ((None, 1), (0, 0), (1, 1)):
         settings = term["Settings"](stage=stage)
         teacher, student = (term["select"](settings, NetworkOutput((), encoder, ())) for encoder in stages)

@@ -45,7 +45,7 @@ class Settings(TermSettings):
     ] = ()
 
 
-def select(settings: Settings, output: NetworkOutput) -> Float[Array, "n p q r f"]:
+def select(settings: Settings, output: NetworkOutput) -> Float[Array | jax.ShapeDtypeStruct, "n p q r f"]:
     """The bottleneck."""
     return output.bottleneck
 
@@ -64,11 +64,14 @@ def init(settings: Settings, key: PRNGKeyArray, teacher: jax.ShapeDtypeStruct, s
 
 def loss(
     settings: Settings,
-    teacher: Float[Array, "n p q r f"],
-    student: Float[Array, "n p q r g"],
+    teacher: Float[Array, "n _p _q _r _f"],
+    student: Float[Array, "n _p _q _r _f"],
     context: TermContext,
 ) -> tuple[Float[Array, ""], Measurements]:
-    """On-diagonal plus λ times off-diagonal part, divided by the number of features if `settings.normalise` asks."""
+    """On-diagonal plus λ times off-diagonal part, divided by the number of features if `settings.normalise` asks.
+
+    The bottlenecks need the same grid only if voxels are samples, see `check`.
+    """
     latents = {"teacher": _as_samples(teacher, settings.samples), "student": _as_samples(student, settings.samples)}
     if settings.projector:
         module = Projector(settings.projector, context.axis_name)

@@ -1,14 +1,19 @@
 import io
 import math
-from types import SimpleNamespace
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from data_pipeline.case import Case
 from data_pipeline.command_line import run_command
+from data_pipeline.conventions import CONVENTIONS, MODALITIES
 from data_pipeline.errors import InputError
+from data_pipeline.preprocessing.subject import Subject
+from data_pipeline.reading.nifti import Geometry
 from kd_jax import evaluate
 from kd_jax.evaluation import results as evaluation_results
 from kd_jax.evaluation.picture import (
@@ -24,6 +29,7 @@ from kd_jax.evaluation.picture import (
     take_classes,
     take_view,
 )
+from kd_jax.inference.segmenter import Segmentation
 from kd_jax.metrics import region_scores
 from tests.data_pipeline.cases import write_case
 from tests.kd_jax.fake_run import write_run, write_split
@@ -32,11 +38,29 @@ WHOLE = (slice(0, 12), slice(0, 10), slice(0, 8))
 
 
 def segmentation(classes, images, crop=WHOLE, spacing=(1.0, 1.0, 1.0)):
-    """What `segment_case` gives, as far as a picture needs it; the brain fills the box."""
-    subject = SimpleNamespace(
-        images=images, mask=np.ones(images.shape[:3], bool), crop=crop, reference=SimpleNamespace(spacing=spacing)
+    """A segmented case whose brain fills the box."""
+    affine, shape = np.diag([*spacing, 1.0]), classes.shape
+    grid = Geometry(
+        affine=affine,
+        spacing=spacing,
+        shape=shape,
+        source=Path("case_flair.nii.gz"),
+        shape_on_disk=shape,
+        affine_on_disk=affine,
+        header_on_disk=nib.Nifti1Header(),
     )
-    return SimpleNamespace(classes=classes, subject=subject)
+    subject = Subject(
+        case=Case("case", "case", {}, None, CONVENTIONS["brats2018"], "brats"),
+        images=images,
+        mask=np.ones(images.shape[:3], bool),
+        label=None,
+        modalities=MODALITIES,
+        spacing=spacing,
+        crop=crop,
+        reference=grid,
+        findings=(),
+    )
+    return Segmentation(classes, None, subject, ())
 
 
 def scores(prediction, reference, rule="brats"):

@@ -25,7 +25,7 @@ from kd_jax.ops.operators import (
     instance_norm_plain,
     leaky_relu,
 )
-from tests.kd_jax.ops.forms import assert_agree, draw, lowered
+from tests.kd_jax.ops.forms import assert_agree, draw, lowered, shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 _without_compiler = shutil.which(os.environ.get(library.COMPILER, "g++")) is None
@@ -125,8 +125,8 @@ def test_norm_keeps_the_variance_of_a_nearly_constant_channel(compiled):
 
 @needs_compiler
 def test_operators_take_the_compiled_form_where_it_serves(compiled):
-    def calls(form, *shapes, dtype=jnp.float32, platform="cpu"):
-        operations = lowered(form, *shapes, platform=platform, dtype=dtype)
+    def calls(form, *sizes, dtype=jnp.float32, platform="cpu"):
+        operations = lowered(form, *shapes(*sizes, dtype=dtype), platform=platform)
         return sum(op.target.startswith("kd_") for op in operations)
 
     convolve = lambda x, w: conv3d(x, w, (1, 1, 1))  # noqa: E731

@@ -29,6 +29,11 @@ def _values_and_gradients(form, *arrays):
     return y, *pull_back(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
 
+def shapes(*sizes, dtype=jnp.float32):
+    """What is known of arrays of these sizes before they exist."""
+    return [jax.ShapeDtypeStruct(size, dtype) for size in sizes]
+
+
 class Operation(NamedTuple):
     """An operation of a lowered program: StableHLO's name, axes of its first result, and for a call what it calls."""
 
@@ -37,10 +42,9 @@ class Operation(NamedTuple):
     target: str
 
 
-def lowered(form, *shapes, platform, dtype=jnp.float32):
-    """The operations that `form` becomes on a platform, whether or not this machine has one."""
-    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    module = jax.jit(lambda *a: form(*a)).trace(*arrays).lower(lowering_platforms=(platform,)).compiler_ir()
+def lowered(form, *arguments, platform):
+    """The operations that `form` becomes on a platform, even if this machine has none; arguments may be `shapes`."""
+    module = jax.jit(lambda *a: form(*a)).trace(*arguments).lower(lowering_platforms=(platform,)).compiler_ir()
     # The operations live no longer than the module, so what is needed of them is copied here.
     return [_describe(operation) for operation in _walk(module.operation)]
 

@@ -14,7 +14,7 @@ from kd_jax.ops.operators import (
     leaky_relu,
     up_conv3d,
 )
-from tests.kd_jax.ops.forms import assert_agree, draw, lowered
+from tests.kd_jax.ops.forms import assert_agree, draw, lowered, shapes
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_convolution_by_hand():
 
 def test_convolution_takes_the_form_that_suits_the_platform():
     def axes(size, stride, platform):
-        shapes = (1, 8, size, size, 4), (3, 3, 3, 4, 2)
-        operations = lowered(lambda x, w: conv3d(x, w, stride), *shapes, platform=platform)
+        arrays = shapes((1, 8, size, size, 4), (3, 3, 3, 4, 2))
+        operations = lowered(lambda x, w: conv3d(x, w, stride), *arrays, platform=platform)
         return [op.axes for op in operations if op.name == "stablehlo.convolution"]
 
     assert axes(8, (1, 1, 1), "cpu") == axes(16, (2, 2, 2), "cpu") == [4] * 3  # in 2-D, for each depth tap

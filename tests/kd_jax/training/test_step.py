@@ -299,7 +299,7 @@ def test_one_pooled_vector_per_case_is_refused_for_small_batches():
 
 def test_segmentation_loss_terms():
     rng = np.random.default_rng(0)
-    logits = [rng.standard_normal((1, s, s, s, 4)).astype(np.float32) for s in (8, 4, 2)]
+    logits = [jnp.asarray(rng.standard_normal((1, s, s, s, 4)), jnp.float32) for s in (8, 4, 2)]
     labels = rng.integers(0, 4, (1, 8, 8, 8))
     config = tiny_config(loss={"segmentation": "dice_ce"}).loss
     total, parts = segmentation_loss(logits, labels, config)

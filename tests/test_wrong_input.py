@@ -334,6 +334,7 @@ def test_a_disk_that_fills_during_evaluate(run, data, tmp_path, capsys, owner, c
     ],
     ids=["checkpoint", "log", "picture"],
 )
+@pytest.mark.slow
 def test_a_disk_that_fills_during_training_leaves_the_last_checkpoint(
     data, tmp_path, capsys, monkeypatch, one_process, owner, call, when, file
 ):

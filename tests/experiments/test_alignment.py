@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 
 from data_pipeline.phantom.data_set import make_phantoms
 from experiments import alignment
 from tests.data_pipeline.cases import write_case
 
 
+@pytest.mark.slow
 def test_changed_files_of_phantoms_are_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(alignment, "PARTS", (("t1ce", "flair"),))
     monkeypatch.setattr(alignment, "SHIFTS_MM", (4, 20))

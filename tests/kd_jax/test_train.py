@@ -135,6 +135,7 @@ def test_stopping_in_an_epoch_and_resuming_changes_nothing(whole, place, setting
     assert _timeless(run) == _timeless(whole)
 
 
+@pytest.mark.slow
 def test_fit_trains_stops_and_resumes_as_the_command_does(whole, place, monkeypatch):
     config, run = load_config(whole / "config.json"), place / "fitted"
     original, calls = train_module.shard, []
@@ -209,6 +210,7 @@ def _finish(*processes: subprocess.Popen) -> None:
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_devices_goes_on_on_one(whole, place, settings, monkeypatch):
     run = place / "moved"
     _stop_after_the_first_epoch(run, settings, monkeypatch)
@@ -218,6 +220,7 @@ def test_a_run_of_two_devices_goes_on_on_one(whole, place, settings, monkeypatch
     _assert_close(run, whole)
 
 
+@pytest.mark.slow
 def test_two_processes_on_loopback_equal_one(whole, place, settings):
     run = place / "processes"
     with socket.socket() as free:
@@ -282,6 +285,7 @@ def test_a_diverged_run_stops_and_keeps_its_checkpoint(place, settings, monkeypa
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_state(run)))
 
 
+@pytest.mark.slow
 def test_a_pair_that_sees_two_modalities_trains_on_cases_that_have_no_others(place, settings):
     cases = place / "two-modalities"
     for number in range(2):

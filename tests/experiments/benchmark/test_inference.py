@@ -37,6 +37,7 @@ def test_nnunet_finds_the_same(tmp_path, task):
     np.testing.assert_allclose(ours[middle], theirs[middle], atol=5e-3 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_the_part_runs(capfd):
     for package in ("nnunetv2", "monai"):
         pytest.importorskip(package, reason=f"{package} is not installed")

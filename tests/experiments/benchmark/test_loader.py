@@ -31,6 +31,7 @@ def test_seconds_of_every_batch_but_the_first_run_are_kept(tmp_path, monkeypatch
     assert loader_sides.seconds_per_patch(tmp_path / "seconds", 10) == [6, 7, 8, 9, 10]
 
 
+@pytest.mark.slow
 def test_the_part_runs():
     part = loader.measure(Options(rounds=1, small=True))
     assert part.name == "loader" and all(math.isfinite(figure.ours) and figure.ours > 0 for figure in part.figures)

@@ -35,6 +35,7 @@ def test_medpy_finds_no_more():
     assert 0.3 * ours < theirs <= ours
 
 
+@pytest.mark.slow
 def test_the_part_runs(capfd):
     pytest.importorskip("monai", reason="MONAI is not installed")
     part = metrics.measure(Options(rounds=1, small=True))

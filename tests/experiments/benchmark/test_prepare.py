@@ -32,6 +32,7 @@ def test_the_estimate_by_hand():
     assert prepare._minutes(1.6) == pytest.approx(1251 * 1.6 / 16 / 60)
 
 
+@pytest.mark.slow
 def test_the_part_runs():
     part = prepare.measure(Options(rounds=1, small=True))
     assert part.name == "prepare" and all(figure.ours > 0 for figure in part.figures)

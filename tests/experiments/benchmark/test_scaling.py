@@ -70,6 +70,7 @@ def test_of_two_runs_the_shorter_times_count():
     assert scaling.faster_of(one, other) == Loading(0.2, [1.0, 5.0, 1.0], [1, 2, 3])
 
 
+@pytest.mark.slow
 def test_the_part_runs():
     part = scaling.measure(Options(rounds=1, small=True))
     assert part.name == "scaling" and part.ratio > 0

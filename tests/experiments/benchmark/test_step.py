@@ -25,6 +25,7 @@ def test_both_sides_take_the_same_steps(tmp_path):
         assert originals == pytest.approx([mine, mine], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_the_originals_our_side_is_measured_without_a_ratio(monkeypatch):
     monkeypatch.setattr(machine, "missing", lambda modules: ["torch"])
     part = step.measure(Options(rounds=1, small=True))
